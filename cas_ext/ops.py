@@ -1,0 +1,79 @@
+"""Loads the operator libraries and names their operators.
+
+The three operators are module attributes, looked up at every call, so that a test can put others in their place. Shapes and
+dtypes: docs/design.md. Users call `cas_ext.cas_loss` and `cas_ext.region_moments` instead.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_FOLDER = Path(__file__).parent
+PAIRS = {"ordered": 0, "unordered": 1, "mean": 2}  # enum Pairs in csrc/params.h
+
+
+def _load(name: str) -> str | None:
+    """Loads a library; returns None, or why it is not there."""
+    found = sorted(_FOLDER.glob(f"{name}.*so")) + sorted(_FOLDER.glob(f"{name}.pyd"))
+    if not found:
+        return f"{name} was not built"
+    try:
+        torch.ops.load_library(str(found[0]))
+    except OSError as error:
+        return f"{found[0].name} does not load: {error}"
+    return None
+
+
+_missing_cpu = _load("_C")
+if _missing_cpu is not None:
+    raise ImportError(
+        f"cas_ext: the operator library is missing ({_missing_cpu}). From a clone, run `pip install -e . "
+        "--no-build-isolation`; if you only want the installed package, start Python outside the clone."
+    )
+
+if torch.version.cuda is None:
+    cuda_status = f"not loaded: torch {torch.__version__} is a build without CUDA"
+else:
+    _missing_cuda = _load("_cuda")
+    cuda_status = "loaded" if _missing_cuda is None else f"not loaded: {_missing_cuda}"
+
+accumulate = torch.ops.cas_ext.accumulate.default
+finalise = torch.ops.cas_ext.finalise.default
+apply = torch.ops.cas_ext.apply.default
+
+
+@torch.library.register_fake("cas_ext::accumulate")
+def _(
+    input: Tensor, target: Tensor, num_regions: int, ignore_index: int, validate: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    B, M = input.shape[:2]
+    return (
+        input.new_empty((B, num_regions), dtype=torch.int64),
+        input.new_empty((B, num_regions, M), dtype=torch.float64),
+        input.new_empty((B, num_regions), dtype=torch.float64),
+    )
+
+
+@torch.library.register_fake("cas_ext::finalise")
+def _(count: Tensor, mean: Tensor, scatter: Tensor, alpha: float, pairs: int, wide: bool) -> tuple[Tensor, ...]:
+    dtype = torch.float64 if wide else torch.float32
+    per_image = mean.shape[:1]
+    shapes = (per_image, per_image, per_image, count.shape, mean.shape, mean.shape)
+    return tuple(mean.new_empty(shape, dtype=dtype) for shape in shapes)
+
+
+@torch.library.register_fake("cas_ext::apply")
+def _(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    factor: float,
+    scale: Tensor,
+    center: Tensor,
+    offset: Tensor,
+    ignore_index: int,
+) -> Tensor:
+    return torch.empty_like(input)

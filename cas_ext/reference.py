@@ -1,0 +1,81 @@
+"""The equations in plain PyTorch: the oracle of tests, benchmarks and documentation.
+
+Nothing here is fast. Every operation is an ordinary differentiable PyTorch operation, so any order of derivative
+follows from autograd. Run it in float64 to judge something else.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Moments(NamedTuple):
+    """Per-region moments: count (B, N), mean (B, N, M), scatter (B, N)."""
+
+    count: Tensor
+    mean: Tensor
+    scatter: Tensor
+
+
+def region_moments(input: Tensor, target: Tensor, num_regions: int, *, ignore_index: int = -100) -> Moments:
+    """Count, mean and scatter (sum of squared deviations) of every region; zeros for absent regions.
+
+    Args:
+        input: (B, M, *spatial) floating-point descriptors.
+        target: (B, *spatial) labels in [0, num_regions) or `ignore_index`.
+    """
+    s = input.flatten(2) if input.dim() > 2 else input.unsqueeze(2)  # (B, M, P)
+    labels = target.reshape(target.shape[0], 1, s.shape[2]).to(torch.int64)
+    inside = labels == torch.arange(num_regions, device=target.device).reshape(1, -1, 1)
+    member = (inside & (labels != ignore_index)).to(s.dtype)  # (B, N, P)
+    count = member.sum(2)
+    present = count > 0
+    safe_count = torch.where(present, count, torch.ones_like(count))
+    mean = torch.einsum("bnp,bmp->bnm", member, s) / safe_count[:, :, None]
+    deviation = s[:, None] - mean[:, :, :, None]  # (B, N, M, P)
+    scatter = torch.einsum("bnp,bnmp->bn", member, deviation * deviation)
+    return Moments(count, mean, scatter)
+
+
+def loss_terms(moments: Moments, *, pairs: str = "ordered") -> tuple[Tensor, Tensor]:
+    """The two terms of Eq. 1 per image: uniformer (B,) and discriminator (B,), without their weights."""
+    count, mean, scatter = moments
+    present = (count > 0).to(mean.dtype)  # (B, N)
+    regions = present.sum(1)  # regions present in each image
+    uniformer = (scatter / count.clamp(min=1).to(mean.dtype)).sum(1)
+    both = present[:, :, None] * present[:, None, :]
+    squared = (mean[:, :, None] - mean[:, None, :]).square().sum(3)  # (B, N, N)
+    discriminator = (both * squared).sum((1, 2))
+    if pairs == "unordered":
+        discriminator = discriminator / 2
+    elif pairs == "mean":
+        discriminator = discriminator / (regions - 1).clamp(min=1)
+    return uniformer, discriminator
+
+
+def cas_loss(
+    input: Tensor,
+    target: Tensor,
+    *,
+    alpha: float = 0.5,
+    num_regions: int | None = None,
+    ignore_index: int = -100,
+    pairs: str = "ordered",
+    reduction: str = "mean",
+    return_terms: bool = False,
+) -> Tensor | tuple[Tensor, Tensor, Tensor]:
+    """Eq. 1 of Sharma et al. (2021); the signature and meaning of `cas_ext.cas_loss`, computed in `input.dtype`."""
+    if num_regions is None:
+        kept = target[target != ignore_index]
+        num_regions = int(kept.max()) + 1 if kept.numel() else 1
+    uniformer, discriminator = loss_terms(
+        region_moments(input, target, num_regions, ignore_index=ignore_index), pairs=pairs
+    )
+    loss = alpha * uniformer - (1 - alpha) * discriminator
+    reduce = {"none": lambda t: t, "sum": torch.sum, "mean": lambda t: t.sum() / max(t.numel(), 1)}[reduction]
+    if return_terms:
+        return reduce(loss), reduce(uniformer), reduce(discriminator)
+    return reduce(loss)

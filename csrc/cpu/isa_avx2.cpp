@@ -1,0 +1,21 @@
+// x86-64 with AVX2, FMA and F16C (2013 on).
+// Standard and PyTorch headers come before the switch: their inline functions must stay runnable everywhere.
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+
+#include "kernels.h"
+
+#ifdef CAS_X86
+#pragma GCC target("avx2,fma,f16c")
+#define CAS_ISA avx2
+#include "isa.h"
+
+namespace cas_ext::cpu {
+const Kernels kAvx2{"avx2", avx2::accumulate, avx2::apply};
+}  // namespace cas_ext::cpu
+#endif

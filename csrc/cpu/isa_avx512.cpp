@@ -1,0 +1,21 @@
+// x86-64 with AVX-512 F, BW, DQ and VL (2017 on).
+// Standard and PyTorch headers come before the switch: their inline functions must stay runnable everywhere.
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+
+#include "kernels.h"
+
+#ifdef CAS_X86
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
+#define CAS_ISA avx512
+#include "isa.h"
+
+namespace cas_ext::cpu {
+const Kernels kAvx512{"avx512", avx512::accumulate, avx512::apply};
+}  // namespace cas_ext::cpu
+#endif

@@ -1,0 +1,17 @@
+// Plain C++ for any processor.
+// Standard and PyTorch headers come before the switch: their inline functions must stay runnable everywhere.
+#include <torch/headeronly/util/BFloat16.h>
+#include <torch/headeronly/util/Half.h>
+
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <type_traits>
+
+#include "kernels.h"
+#define CAS_ISA baseline
+#include "isa.h"
+
+namespace cas_ext::cpu {
+const Kernels kBaseline{"baseline", baseline::accumulate, baseline::apply};
+}  // namespace cas_ext::cpu

@@ -1,0 +1,155 @@
+// The CPU operators: chunks of pixels over threads, then a merge in a fixed order.
+#include <algorithm>
+#include <limits>
+#include <memory>
+
+#include "../labels.h"
+#include "../region_math.h"
+#include "../tensors.h"
+#include "kernels.h"
+
+namespace cas_ext::cpu {
+
+namespace {
+
+constexpr int64_t kMinChunk = 16384;   // pixels of one channel; below, a thread costs more than it brings
+constexpr int64_t kMaxChunks = 64;     // per image
+constexpr int64_t kTableShare = 100;   // the input is at least this many times larger than the chunks' tables
+
+// How many chunks an image is cut into: a function of the shape alone, so that results do not depend on threads.
+int64_t chunks_of(const Shape& s) {
+  const int64_t by_work = s.pixels * s.channels / (2 * kMinChunk);
+  const int64_t by_memory = s.pixels * static_cast<int64_t>(sizeof(float)) /
+                            (2 * static_cast<int64_t>(sizeof(double)) * s.regions * kTableShare);
+  return std::clamp<int64_t>(std::min(by_work, by_memory), 1, kMaxChunks);
+}
+
+// Sums a table of chunks (in order) into the moments of image b.
+void merge_chunks(const AccumulateParams& p, int64_t b, int64_t chunks, const int64_t* count, const double* mean,
+                  const double* scatter, const int64_t* invalid) {
+  const int64_t N = p.shape.regions, M = p.shape.channels;
+  p.first_invalid[b] = *std::min_element(invalid, invalid + chunks);
+  const double poison = p.first_invalid[b] == kNoPixel ? 0 : std::numeric_limits<double>::quiet_NaN();
+  for (int64_t i = 0; i < N; ++i) {
+    int64_t n = 0;
+    for (int64_t c = 0; c < chunks; ++c) n += count[c * N + i];
+    double total = poison;
+    for (int64_t c = 0; c < chunks; ++c) total += count[c * N + i] > 0 ? scatter[c * N + i] : 0;
+    for (int64_t m = 0; m < M; ++m) {
+      double merged = poison;
+      for (int64_t c = 0; c < chunks; ++c) {
+        const int64_t part = count[c * N + i];
+        if (part > 0) merged += static_cast<double>(part) / static_cast<double>(n) * mean[(c * N + i) * M + m];
+      }
+      for (int64_t c = 0; c < chunks && chunks > 1; ++c) {
+        const int64_t part = count[c * N + i];
+        if (part > 0) total += between_scatter(static_cast<double>(part), mean[(c * N + i) * M + m], merged);
+      }
+      p.mean[(b * N + i) * M + m] = merged;
+    }
+    p.count[b * N + i] = n;
+    p.scatter[b * N + i] = total;
+  }
+}
+
+MomentTensors accumulate(Tensor input, Tensor target, int64_t num_regions, int64_t ignore_index, bool) {
+  AccumulateCall call = make_accumulate(input, target, num_regions, ignore_index);
+  AccumulateParams& p = call.params;
+  const int64_t B = p.shape.images, N = p.shape.regions, M = p.shape.channels, P = p.shape.pixels;
+  const int64_t chunks = chunks_of(p.shape), tasks = B * chunks, length = (P + chunks - 1) / chunks;
+  std::unique_ptr<int64_t[]> count(new int64_t[tasks * N]), invalid(new int64_t[tasks]), first(new int64_t[B]);
+  std::unique_ptr<double[]> mean(new double[tasks * N * M]), sum(new double[tasks * N * M]),
+      scatter(new double[tasks * N]);
+  p.first_invalid = first.get();
+  const Kernels& k = kernels();
+  torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const int64_t x = t % chunks * length;
+      const ChunkTable table{&count[t * N], &mean[t * N * M], &sum[t * N * M], &scatter[t * N]};
+      invalid[t] = k.accumulate(p, t / chunks, std::min(x, P), std::min(x + length, P), table);
+    }
+  });
+  for (int64_t b = 0; b < B; ++b) {
+    const int64_t t = b * chunks;
+    merge_chunks(p, b, chunks, &count[t * N], &mean[t * N * M], &scatter[t * N], &invalid[t]);
+  }
+  raise_on_invalid(p.first_invalid, target, p.target, N, [&](int64_t b, int64_t x) {
+    return visit_labels(p.target, [&](const auto* stored) { return static_cast<int64_t>(stored[b * P + x]); });
+  });
+  return {call.count, call.mean, call.scatter};
+}
+
+template <class acc_t>
+void finalise_image(const FinaliseParams& p, int64_t b) {
+  const int64_t N = p.shape.regions, M = p.shape.channels;
+  const int64_t* count = p.count + b * N;
+  const double* mean = p.mean + b * N * M;
+  acc_t* scale = static_cast<acc_t*>(p.scale) + b * N;
+  acc_t* center = static_cast<acc_t*>(p.center) + b * N * M;
+  acc_t* offset = static_cast<acc_t*>(p.offset) + b * N * M;
+  double regions = 0, uniformer = 0;
+  for (int64_t i = 0; i < N; ++i) {
+    const double n = static_cast<double>(count[i]);
+    regions += n > 0;
+    uniformer += uniformer_term(p.scatter[b * N + i], n);
+    scale[i] = static_cast<acc_t>(n > 0 ? gradient_scale(p.alpha, n) : 0);
+  }
+  double mean_scatter = 0;
+  for (int64_t m = 0; m < M; ++m) {
+    double mean_of_means = 0;
+    for (int64_t i = 0; i < N; ++i) mean_of_means += count[i] > 0 ? mean[i * M + m] / regions : 0;
+    for (int64_t i = 0; i < N; ++i) {
+      const int64_t im = i * M + m;
+      center[im] = offset[im] = 0;
+      if (count[i] == 0) continue;
+      const double n = static_cast<double>(count[i]);
+      mean_scatter += between_scatter(1, mean[im], mean_of_means);
+      center[im] = static_cast<acc_t>(mean[im]);
+      const double shift = gradient_shift(p.alpha, p.pairs, regions, mean[im], mean_of_means, n);
+      offset[im] = static_cast<acc_t>(centered_offset(scale[i], shift, center[im], mean[im]));
+    }
+  }
+  const double separation = discriminator(mean_scatter, regions, p.pairs);
+  static_cast<acc_t*>(p.uniformer)[b] = static_cast<acc_t>(uniformer);
+  static_cast<acc_t*>(p.discriminator)[b] = static_cast<acc_t>(separation);
+  static_cast<acc_t*>(p.loss)[b] = static_cast<acc_t>(cas_loss(p.alpha, uniformer, separation));
+}
+
+FinaliseTensors finalise(Tensor count, Tensor mean, Tensor scatter, double alpha, int64_t pairs, bool wide) {
+  FinaliseParams p;
+  FinaliseTensors result = make_finalise(count, mean, scatter, alpha, pairs, wide, p);
+  torch::stable::parallel_for(0, p.shape.images, std::max<int64_t>(1, 4096 / (mean.size(1) * mean.size(2) + 1)),
+                              [&](int64_t begin, int64_t end) {
+                                for (int64_t b = begin; b < end; ++b) {
+                                  wide ? finalise_image<double>(p, b) : finalise_image<float>(p, b);
+                                }
+                              });
+  return result;
+}
+
+Tensor apply(Tensor input, Tensor target, Tensor weight, double factor, Tensor scale, Tensor center, Tensor offset,
+             int64_t ignore_index) {
+  ApplyCall call = make_apply(input, target, weight, factor, scale, center, offset, ignore_index);
+  const ApplyParams& p = call.params;
+  const int64_t P = p.shape.pixels;
+  const int64_t length = std::max<int64_t>(1024, kMinChunk / std::max<int64_t>(p.shape.channels, 1));
+  const int64_t chunks = (P + length - 1) / length;
+  const Kernels& k = kernels();
+  torch::stable::parallel_for(0, p.shape.images * chunks, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) {
+      const int64_t x = t % chunks * length;
+      k.apply(p, t / chunks, x, std::min(x + length, P));
+    }
+  });
+  return call.finish();
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(cas_ext, CPU, m) {
+  m.impl("accumulate", TORCH_BOX(&accumulate));
+  m.impl("finalise", TORCH_BOX(&finalise));
+  m.impl("apply", TORCH_BOX(&apply));
+}
+
+}  // namespace cas_ext::cpu

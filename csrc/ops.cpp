@@ -1,0 +1,14 @@
+// The operators' schemas. Shapes, dtypes and meanings: docs/design.md. Kernels: cpu/operators.cpp, cuda/operators.cu.
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(cas_ext, m) {
+  m.def(
+      "accumulate(Tensor input, Tensor target, int num_regions, int ignore_index, bool validate)"
+      " -> (Tensor count, Tensor mean, Tensor scatter)");
+  m.def(
+      "finalise(Tensor count, Tensor mean, Tensor scatter, float alpha, int pairs, bool wide)"
+      " -> (Tensor loss, Tensor uniformer, Tensor discriminator, Tensor scale, Tensor center, Tensor offset)");
+  m.def(
+      "apply(Tensor input, Tensor target, Tensor weight, float factor, Tensor scale, Tensor center, Tensor offset,"
+      " int ignore_index) -> Tensor");
+}

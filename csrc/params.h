@@ -1,0 +1,87 @@
+// Plain structs that the kernels receive. The shape stands beside every pointer; strides count elements.
+// Sizes: B images, N regions, M channels, P pixels of one image (all spatial dimensions, row-major).
+#pragma once
+
+#include <cstdint>
+
+namespace cas_ext {
+
+enum class Scalar : int32_t { kHalf, kBFloat16, kFloat, kDouble };
+enum class Label : int32_t { kUInt8, kInt8, kInt16, kInt32, kInt64 };  // bool is read as uint8
+enum class Pairs : int32_t { kOrdered, kUnordered, kMean };
+
+constexpr int64_t kNoPixel = INT64_MAX;  // "no pixel of this image has a label out of range"
+constexpr int32_t kIgnored = -1;         // a tile's label of a pixel that belongs to no region
+
+struct Shape {
+  int64_t images;    // B
+  int64_t regions;   // N
+  int64_t channels;  // M
+  int64_t pixels;    // P
+};
+
+// A (B, M, P) array. Planar: pixel_stride == 1. Interleaved (channels_last): channel_stride == 1.
+struct PixelArray {
+  void* data;
+  int64_t image_stride;
+  int64_t channel_stride;
+  int64_t pixel_stride;
+  bool interleaved;
+};
+
+// A contiguous (B, P) array of region labels in [0, N) or ignore_index.
+struct LabelArray {
+  const void* data;
+  Label type;
+  int64_t ignore_index;
+};
+
+struct AccumulateParams {
+  Shape shape;
+  Scalar scalar;
+  PixelArray input;
+  LabelArray target;
+  int64_t* count;          // (B, N)
+  double* mean;            // (B, N, M)
+  double* scatter;         // (B, N)
+  int64_t* first_invalid;  // (B) pixel index of the first label out of range, or kNoPixel
+  // CUDA only: what each of `splits` blocks of an image saw. Sizes in csrc/cuda/accumulate.cuh.
+  int64_t splits;
+  int64_t pixels_per_split;
+  double* partial_mean;      // (B, splits, N, M); unwritten where partial_count is 0
+  double* partial_scatter;   // (B, splits, N); unwritten where partial_count is 0
+  int64_t* partial_count;    // (B, splits, N)
+  int64_t* partial_invalid;  // (B, splits) like first_invalid
+};
+
+struct FinaliseParams {
+  Shape shape;  // pixels is not used
+  double alpha;
+  Pairs pairs;
+  bool wide;  // outputs are double, not float
+  const int64_t* count;   // (B, N)
+  const double* mean;     // (B, N, M)
+  const double* scatter;  // (B, N)
+  void* loss;             // (B)
+  void* uniformer;        // (B)
+  void* discriminator;    // (B)
+  void* scale;            // (B, N)
+  void* center;           // (B, N, M)
+  void* offset;           // (B, N, M)
+};
+
+struct ApplyParams {
+  Shape shape;
+  Scalar scalar;
+  PixelArray input;
+  PixelArray gradient;
+  LabelArray target;
+  const void* weight;     // (B) of acc_t, stride weight_stride
+  int64_t weight_stride;  // 0: one weight for all images
+  double factor;          // multiplies every weight
+  const void* scale;      // (B, N) of acc_t
+  const void* center;     // (B, N, M) of acc_t
+  const void* offset;     // (B, N, M) of acc_t
+};
+
+}  // namespace cas_ext

@@ -1,0 +1,72 @@
+// The equations of the class-agnostic segmentation loss (Sharma et al., 2021), once, for host and device.
+// docs/maths.md derives them; cas_ext/reference.py is their independent twin. No loop over pixels, no PyTorch.
+#pragma once
+
+#include "host_device.h"
+#include "params.h"
+
+namespace cas_ext {
+
+// How to add a group of n_b values to one of n_a (Chan, Golub and LeVeque, 1979), delta = mean_b - mean_a:
+//   mean += delta * fraction;   m2 += m2_b + delta^2 * cross.
+struct MergeWeights {
+  double fraction;  // n_b / (n_a + n_b)
+  double cross;     // n_a n_b / (n_a + n_b)
+};
+
+CAS_HD MergeWeights merge_weights(double n_a, double n_b) {
+  const double fraction = n_b / (n_a + n_b);
+  return {fraction, n_a * fraction};
+}
+
+// What a group of n values adds to the scatter about the mean of a larger group that contains it.
+CAS_HD double between_scatter(double n, double mean, double merged_mean) {
+  const double delta = mean - merged_mean;
+  return n * delta * delta;
+}
+
+// Sum of squared deviations from the mean, given sums of d and d^2 about any pilot value taken from the group.
+template <class acc_t>
+CAS_HD acc_t centered_square_sum(acc_t square_sum, acc_t sum, acc_t n) {
+  return square_sum - sum * sum / n;
+}
+
+// Eq. 1, first term of one region. An absent region adds 0; a poisoned one (scatter NaN) stays NaN.
+CAS_HD double uniformer_term(double scatter, double n) { return n > 0 ? scatter / n : scatter * 0; }
+
+// By how much `pairs` multiplies the sum over ordered pairs i != j; `regions` counts the regions present.
+CAS_HD double pair_weight(Pairs pairs, double regions) {
+  if (pairs == Pairs::kUnordered) return 0.5;
+  if (pairs == Pairs::kMean) return regions > 1 ? 1 / (regions - 1) : 0;
+  return 1;
+}
+
+// Eq. 1, second term: sum_{i != j} |m_i - m_j|^2 = 2 N sum_i |m_i - mbar|^2, mbar the mean of the region means.
+CAS_HD double discriminator(double mean_scatter, double regions, Pairs pairs) {
+  return pair_weight(pairs, regions) * 2 * regions * mean_scatter;
+}
+
+// Eq. 1.
+CAS_HD double cas_loss(double alpha, double uniformer, double discriminator) {
+  return alpha * uniformer - (1 - alpha) * discriminator;
+}
+
+// Eq. 2 for a pixel of region i: scale (s - m_i) + shift, with scale = 2 alpha / n_i and
+// shift = -4 (1 - alpha) (N m_i - sum_j m_j) / n_i = -4 (1 - alpha) N (m_i - mbar) / n_i.
+CAS_HD double gradient_scale(double alpha, double n) { return 2 * alpha / n; }
+
+CAS_HD double gradient_shift(double alpha, Pairs pairs, double regions, double mean, double mean_of_means, double n) {
+  return -4 * (1 - alpha) * pair_weight(pairs, regions) * regions * (mean - mean_of_means) / n;
+}
+
+// Kernels compute s - center with center = mean rounded to acc_t; the offset takes up what the rounding lost.
+CAS_HD double centered_offset(double scale, double shift, double center, double mean) {
+  return shift + scale * (center - mean);
+}
+
+template <class acc_t>
+CAS_HD acc_t gradient_element(acc_t weight, acc_t scale, acc_t center, acc_t offset, acc_t s) {
+  return weight * (scale * (s - center) + offset);
+}
+
+}  // namespace cas_ext

@@ -1,0 +1,225 @@
+// From PyTorch tensors to the plain structs of params.h: shared by the CPU and the CUDA operators.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "params.h"
+
+namespace cas_ext {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+using MomentTensors = std::tuple<Tensor, Tensor, Tensor>;                                // count, mean, scatter
+using FinaliseTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;      // see ops.cpp
+
+inline Scalar scalar_of(const Tensor& input) {
+  switch (input.scalar_type()) {
+    case ScalarType::Half: return Scalar::kHalf;
+    case ScalarType::BFloat16: return Scalar::kBFloat16;
+    case ScalarType::Float: return Scalar::kFloat;
+    case ScalarType::Double: return Scalar::kDouble;
+    default: throw std::invalid_argument("cas_ext: input must be float16, bfloat16, float32 or float64");
+  }
+}
+
+inline Label label_of(const Tensor& target) {
+  switch (target.scalar_type()) {
+    case ScalarType::Bool:
+    case ScalarType::Byte: return Label::kUInt8;
+    case ScalarType::Char: return Label::kInt8;
+    case ScalarType::Short: return Label::kInt16;
+    case ScalarType::Int: return Label::kInt32;
+    case ScalarType::Long: return Label::kInt64;
+    default: throw std::invalid_argument("cas_ext: target must be bool, uint8, int8, int16, int32 or int64");
+  }
+}
+
+// Collapses the spatial dimensions of `t` (B, M, *spatial) into one. False where that needs a copy.
+inline bool collapse(const Tensor& t, PixelArray& out) {
+  int64_t pixels = 1, pixel_stride = 1;
+  for (int64_t d = t.dim() - 1; d >= 2; --d) {
+    if (t.size(d) == 1) continue;
+    if (pixels == 1) {
+      pixel_stride = t.stride(d);
+    } else if (t.stride(d) != pixel_stride * pixels) {
+      return false;
+    }
+    pixels *= t.size(d);
+  }
+  const bool one_channel = t.size(1) == 1;
+  out = {nullptr, t.stride(0), one_channel ? 1 : t.stride(1), pixel_stride, false};
+  if (pixels == 1 || pixel_stride == 1) {
+    out.pixel_stride = 1;
+    return true;
+  }
+  out.interleaved = out.channel_stride == 1;
+  return out.interleaved;
+}
+
+// `t` itself where kernels can read it in place, else a contiguous copy.
+inline Tensor readable(const Tensor& t, PixelArray& out) {
+  Tensor result = collapse(t, out) ? t : torch::stable::contiguous(t);
+  collapse(result, out);
+  out.data = const_cast<void*>(result.const_data_ptr());
+  return result;
+}
+
+inline Shape shape_of(const Tensor& input, int64_t regions) {
+  int64_t pixels = 1;
+  for (int64_t d = 2; d < input.dim(); ++d) pixels *= input.size(d);
+  return {input.size(0), regions, input.size(1), pixels};
+}
+
+inline void require(bool condition, const char* message) {
+  if (!condition) throw std::invalid_argument(message);
+}
+
+// The guard of kernels called directly (torch.ops.cas_ext...): the friendly messages are in functional.py.
+inline void check_pixels(const Tensor& input, const Tensor& target) {
+  require(input.dim() >= 2 && target.dim() == input.dim() - 1, "cas_ext: target must have shape (B, *spatial)");
+  bool same = input.size(0) == target.size(0);
+  for (int64_t d = 2; d < input.dim(); ++d) same = same && input.size(d) == target.size(d - 1);
+  require(same, "cas_ext: target must have shape (B, *spatial)");
+  require(input.get_device_index() == target.get_device_index(), "cas_ext: target must be on the device of input");
+}
+
+template <class... Sizes>
+Tensor empty(const Tensor& like, ScalarType dtype, Sizes... sizes) {
+  const std::vector<int64_t> shape{static_cast<int64_t>(sizes)...};
+  return torch::stable::new_empty(like, shape, dtype);
+}
+
+// The tensors that finalise returns, and the parameters that point at them.
+inline FinaliseTensors make_finalise(const Tensor& count, const Tensor& mean, const Tensor& scatter, double alpha,
+                                     int64_t pairs, bool wide, FinaliseParams& params) {
+  require(mean.dim() == 3 && count.dim() == 2 && scatter.dim() == 2, "cas_ext: moments must be (B,N), (B,N,M), (B,N)");
+  require(count.is_contiguous() && mean.is_contiguous() && scatter.is_contiguous(),
+          "cas_ext: moments must be contiguous");
+  const int64_t B = mean.size(0), N = mean.size(1), M = mean.size(2);
+  const ScalarType dtype = wide ? ScalarType::Double : ScalarType::Float;
+  Tensor loss = empty(mean, dtype, B), uniformer = empty(mean, dtype, B), discriminator = empty(mean, dtype, B);
+  Tensor scale = empty(mean, dtype, B, N), center = empty(mean, dtype, B, N, M), offset = empty(mean, dtype, B, N, M);
+  params = {{B, N, M, 0},
+            alpha,
+            static_cast<Pairs>(pairs),
+            wide,
+            static_cast<const int64_t*>(count.const_data_ptr()),
+            static_cast<const double*>(mean.const_data_ptr()),
+            static_cast<const double*>(scatter.const_data_ptr()),
+            loss.mutable_data_ptr(),
+            uniformer.mutable_data_ptr(),
+            discriminator.mutable_data_ptr(),
+            scale.mutable_data_ptr(),
+            center.mutable_data_ptr(),
+            offset.mutable_data_ptr()};
+  return {loss, uniformer, discriminator, scale, center, offset};
+}
+
+// Everything apply needs. The kernel writes `written`, which is `gradient` itself wherever kernels can write it in place.
+struct ApplyCall {
+  ApplyParams params;
+  Tensor gradient;  // empty_like(input)
+  Tensor written;
+  std::vector<Tensor> keep;  // copies that the kernel reads
+
+  Tensor finish() {
+    if (written.get() != gradient.get()) torch::stable::copy_(gradient, written);
+    return gradient;
+  }
+};
+
+inline ApplyCall make_apply(const Tensor& input, const Tensor& target, const Tensor& weight, double factor,
+                            const Tensor& scale, const Tensor& center, const Tensor& offset, int64_t ignore_index) {
+  check_pixels(input, target);
+  require(weight.dim() == 1 && weight.size(0) == input.size(0), "cas_ext: weight must have shape (B,)");
+  require(scale.is_contiguous() && center.is_contiguous() && offset.is_contiguous(),
+          "cas_ext: scale, center and offset must be contiguous");
+  const ScalarType acc = input.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  require(weight.scalar_type() == acc && scale.scalar_type() == acc && center.scalar_type() == acc &&
+              offset.scalar_type() == acc,
+          "cas_ext: weight, scale, center and offset must be float64 for float64 input, else float32");
+  ApplyCall call;
+  ApplyParams& p = call.params;
+  Tensor source = readable(input, p.input);
+  call.gradient = call.written = torch::stable::empty_like(input);
+  if (!collapse(call.written, p.gradient) || p.gradient.interleaved != p.input.interleaved) {
+    source = torch::stable::contiguous(source);
+    readable(source, p.input);
+    call.written = torch::stable::empty_like(source);
+    collapse(call.written, p.gradient);
+  }
+  p.gradient.data = call.written.mutable_data_ptr();
+  Tensor labels = torch::stable::contiguous(target);
+  p.shape = shape_of(input, scale.size(1));
+  p.scalar = scalar_of(input);
+  p.target = {labels.const_data_ptr(), label_of(target), ignore_index};
+  p.weight = weight.const_data_ptr();
+  p.weight_stride = weight.stride(0);
+  p.factor = factor;
+  p.scale = scale.const_data_ptr();
+  p.center = center.const_data_ptr();
+  p.offset = offset.const_data_ptr();
+  call.keep = {source, labels};
+  return call;
+}
+
+// Everything accumulate needs, but for the CUDA workspace.
+struct AccumulateCall {
+  AccumulateParams params;
+  Tensor count, mean, scatter;
+  std::vector<Tensor> keep;
+};
+
+inline AccumulateCall make_accumulate(const Tensor& input, const Tensor& target, int64_t num_regions,
+                                      int64_t ignore_index) {
+  check_pixels(input, target);
+  require(num_regions >= 1 && num_regions <= INT32_MAX, "cas_ext: num_regions must be in [1, 2**31 - 1]");
+  AccumulateCall call;
+  AccumulateParams& p = call.params;
+  p = {};
+  Tensor source = readable(input, p.input);
+  Tensor labels = torch::stable::contiguous(target);
+  p.shape = shape_of(input, num_regions);
+  p.scalar = scalar_of(input);
+  p.target = {labels.const_data_ptr(), label_of(target), ignore_index};
+  call.count = empty(input, ScalarType::Long, p.shape.images, num_regions);
+  call.mean = empty(input, ScalarType::Double, p.shape.images, num_regions, p.shape.channels);
+  call.scatter = empty(input, ScalarType::Double, p.shape.images, num_regions);
+  p.count = static_cast<int64_t*>(call.count.mutable_data_ptr());
+  p.mean = static_cast<double*>(call.mean.mutable_data_ptr());
+  p.scatter = static_cast<double*>(call.scatter.mutable_data_ptr());
+  call.keep = {source, labels};
+  return call;
+}
+
+// ValueError (PyTorch's bindings translate std::invalid_argument) for the first label out of range, if any.
+// first_invalid (B): pixel index or kNoPixel. `label` reads the label of pixel x of image b from host or device.
+template <class ReadLabel>
+void raise_on_invalid(const int64_t* first_invalid, const Tensor& target, const LabelArray& labels, int64_t regions,
+                      ReadLabel label) {
+  for (int64_t b = 0; b < target.size(0); ++b) {
+    int64_t x = first_invalid[b];
+    if (x == kNoPixel) continue;
+    const int64_t value = label(b, x);
+    std::string place;
+    for (int64_t d = target.dim() - 1; d >= 1; --d) {
+      place = ", " + std::to_string(x % target.size(d)) + place;
+      x /= target.size(d);
+    }
+    if (target.dim() == 1) place = ",";
+    throw std::invalid_argument("cas_loss: target must lie in [0, num_regions) = [0, " + std::to_string(regions) +
+                                ") or be ignore_index = " + std::to_string(labels.ignore_index) + ", got " +
+                                std::to_string(value) + " at index (" + std::to_string(b) + place + ")");
+  }
+}
+
+}  // namespace cas_ext
