@@ -58,7 +58,7 @@ def why_no_cuda() -> str | None:
 
 def host_flags() -> list[str]:
     flags = ["-O3", "-std=c++20", "-fvisibility=hidden", "-Wall", "-fno-math-errno", "-fno-trapping-math"]
-    flags += [f"-DTORCH_TARGET_VERSION={MINIMUM_TORCH}", "-DPy_LIMITED_API=0x030a0000"]
+    flags += [f"-DTORCH_TARGET_VERSION={MINIMUM_TORCH}"]
     if platform.machine() in ("x86_64", "AMD64"):
         flags.append("-DCAS_X86")
     return flags
@@ -84,7 +84,7 @@ def extensions() -> list:
         os.environ["TORCH_CUDA_ARCH_LIST"] = own or DEFAULT_ARCHITECTURES
     say(f"building the CPU and CUDA libraries: {CUDA_HOME}, architectures {os.environ['TORCH_CUDA_ARCH_LIST']}")
     nvcc_flags = ["-O3", "-std=c++20", "-lineinfo", "-DUSE_CUDA", f"-DTORCH_TARGET_VERSION={MINIMUM_TORCH}"]
-    nvcc_flags += ["-DPy_LIMITED_API=0x030a0000", "-Xcompiler=-fvisibility=hidden"]
+    nvcc_flags.append("-Xcompiler=-fvisibility=hidden")
     found.append(
         CUDAExtension(
             "cas_ext._cuda",

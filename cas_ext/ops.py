@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 _FOLDER = Path(__file__).parent
+INSTRUCTION_SETS = ("baseline", "avx2", "avx512")  # csrc/cpu/isa_*.cpp
 PAIRS = {"ordered": 0, "unordered": 1, "mean": 2}  # enum Pairs in csrc/params.h
 
 
@@ -43,6 +44,11 @@ else:
 accumulate = torch.ops.cas_ext.accumulate.default
 finalise = torch.ops.cas_ext.finalise.default
 apply = torch.ops.cas_ext.apply.default
+
+
+def cpu_kernels() -> str:
+    """The instruction set of the CPU kernels: the best this processor has, or what CAS_EXT_CPU_ISA asks for."""
+    return INSTRUCTION_SETS[torch.ops.cas_ext.cpu_kernels()]
 
 
 @torch.library.register_fake("cas_ext::accumulate")

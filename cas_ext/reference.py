@@ -30,13 +30,13 @@ def region_moments(input: Tensor, target: Tensor, num_regions: int, *, ignore_in
     s = input.flatten(2) if input.dim() > 2 else input.unsqueeze(2)  # (B, M, P)
     labels = target.reshape(target.shape[0], 1, s.shape[2]).to(torch.int64)
     inside = labels == torch.arange(num_regions, device=target.device).reshape(1, -1, 1)
-    member = (inside & (labels != ignore_index)).to(s.dtype)  # (B, N, P)
+    inside = inside & (labels != ignore_index)
+    s = torch.where(inside.any(1, keepdim=True), s, torch.zeros_like(s))  # whatever ignored pixels hold
+    member = inside.to(s.dtype)  # (B, N, P), one-hot
     count = member.sum(2)
-    present = count > 0
-    safe_count = torch.where(present, count, torch.ones_like(count))
-    mean = torch.einsum("bnp,bmp->bnm", member, s) / safe_count[:, :, None]
-    deviation = s[:, None] - mean[:, :, :, None]  # (B, N, M, P)
-    scatter = torch.einsum("bnp,bnmp->bn", member, deviation * deviation)
+    mean = torch.einsum("bnp,bmp->bnm", member, s) / count.clamp(min=1)[:, :, None]
+    deviation = s - torch.einsum("bnp,bnm->bmp", member, mean)
+    scatter = torch.einsum("bnp,bp->bn", member, deviation.square().sum(1))
     return Moments(count, mean, scatter)
 
 

@@ -11,4 +11,5 @@ STABLE_TORCH_LIBRARY(cas_ext, m) {
   m.def(
       "apply(Tensor input, Tensor target, Tensor weight, float factor, Tensor scale, Tensor center, Tensor offset,"
       " int ignore_index) -> Tensor");
+  m.def("cpu_kernels() -> int");  // index into INSTRUCTION_SETS of cas_ext/ops.py
 }

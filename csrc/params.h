@@ -10,6 +10,7 @@ enum class Scalar : int32_t { kHalf, kBFloat16, kFloat, kDouble };
 enum class Label : int32_t { kUInt8, kInt8, kInt16, kInt32, kInt64 };  // bool is read as uint8
 enum class Pairs : int32_t { kOrdered, kUnordered, kMean };
 
+constexpr int64_t kMaxChannels = 1 << 22;  // so that the elements of a tile of 256 pixels are counted in 32 bits
 constexpr int64_t kNoPixel = INT64_MAX;  // "no pixel of this image has a label out of range"
 constexpr int32_t kIgnored = -1;         // a tile's label of a pixel that belongs to no region
 

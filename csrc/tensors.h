@@ -89,6 +89,7 @@ inline void check_pixels(const Tensor& input, const Tensor& target) {
   bool same = input.size(0) == target.size(0);
   for (int64_t d = 2; d < input.dim(); ++d) same = same && input.size(d) == target.size(d - 1);
   require(same, "cas_ext: target must have shape (B, *spatial)");
+  require(input.size(1) <= kMaxChannels, "cas_ext: input must have at most 2**22 channels");
   require(input.get_device_index() == target.get_device_index(), "cas_ext: target must be on the device of input");
 }
 

@@ -16,6 +16,6 @@
 #include "isa.h"
 
 namespace cas_ext::cpu {
-const Kernels kAvx2{"avx2", avx2::accumulate, avx2::apply};
+const Kernels kAvx2{"avx2", 1, avx2::accumulate, avx2::apply};
 }  // namespace cas_ext::cpu
 #endif

@@ -16,6 +16,6 @@
 #include "isa.h"
 
 namespace cas_ext::cpu {
-const Kernels kAvx512{"avx512", avx512::accumulate, avx512::apply};
+const Kernels kAvx512{"avx512", 2, avx512::accumulate, avx512::apply};
 }  // namespace cas_ext::cpu
 #endif

@@ -13,5 +13,5 @@
 #include "isa.h"
 
 namespace cas_ext::cpu {
-const Kernels kBaseline{"baseline", baseline::accumulate, baseline::apply};
+const Kernels kBaseline{"baseline", 0, baseline::accumulate, baseline::apply};
 }  // namespace cas_ext::cpu

@@ -15,6 +15,7 @@ struct ChunkTable {
 
 struct Kernels {
   const char* name;
+  int index;  // into INSTRUCTION_SETS of cas_ext/ops.py
   // Moments of the pixels [begin, end) of image b; returns the first label out of range or kNoPixel.
   int64_t (*accumulate)(const AccumulateParams&, int64_t b, int64_t begin, int64_t end, const ChunkTable&);
   // Gradient of the pixels [begin, end) of image b.

@@ -144,7 +144,13 @@ Tensor apply(Tensor input, Tensor target, Tensor weight, double factor, Tensor s
   return call.finish();
 }
 
+int64_t cpu_kernels() { return kernels().index; }
+
 }  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(cas_ext, CompositeExplicitAutograd, m) {
+  m.impl("cpu_kernels", TORCH_BOX(&cpu_kernels));
+}
 
 STABLE_TORCH_LIBRARY_IMPL(cas_ext, CPU, m) {
   m.impl("accumulate", TORCH_BOX(&accumulate));

@@ -1,0 +1,58 @@
+# make demo | test | lint | gpu-check | sass | clean.  Every target sets itself up; nothing is installed outside this folder.
+PYTHON ?= python3
+VENV ?= .venv
+# The PyTorch that is put into the environment; any version >= 2.10 works.
+TORCH ?= torch==2.13.0
+PY := $(VENV)/bin/python
+SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
+PYTEST_WORKERS ?= 2
+
+.PHONY: demo test test-long lint format gpu-check clean install
+
+$(VENV)/torch.stamp:
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q --upgrade pip
+	$(PY) -m pip install -q "$(TORCH)" "setuptools>=61" wheel ninja numpy
+	touch $@
+
+$(VENV)/build.stamp: $(VENV)/torch.stamp $(SOURCES)
+	$(PY) -m pip install -q --no-build-isolation --no-deps -e .
+	$(PY) -m cas_ext.info
+	touch $@
+
+$(VENV)/demo.stamp: $(VENV)/torch.stamp examples/demo/requirements.txt
+	$(PY) -m pip install -q -r examples/demo/requirements.txt
+	touch $@
+
+$(VENV)/test.stamp: $(VENV)/build.stamp $(VENV)/demo.stamp pyproject.toml
+	$(PY) -m pip install -q --no-build-isolation -e ".[test]"
+	touch $@
+
+$(VENV)/lint.stamp: $(VENV)/build.stamp pyproject.toml
+	$(PY) -m pip install -q --no-build-isolation -e ".[lint]"
+	touch $@
+
+install: $(VENV)/build.stamp
+
+demo: $(VENV)/build.stamp $(VENV)/demo.stamp
+	$(PY) -m examples.demo --out . $(ARGS)
+
+test: $(VENV)/test.stamp
+	$(PY) -m pytest -n $(PYTEST_WORKERS) -m "not slow" $(ARGS)
+
+lint: $(VENV)/lint.stamp
+	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .
+	$(VENV)/bin/clang-format --dry-run --Werror $$(git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
+	$(VENV)/bin/mypy
+
+format: $(VENV)/lint.stamp
+	$(VENV)/bin/ruff check --fix . ; $(VENV)/bin/ruff format .
+	$(VENV)/bin/clang-format -i $$(git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
+
+# For a machine with a GPU and no network: uses the PyTorch of $(PYTHON) and builds in place.
+OUT ?= gpu-check
+gpu-check:
+	$(PYTHON) -m benchmarks.gpu_check --out $(OUT)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info cas_ext/*.so gpu-check demo.png

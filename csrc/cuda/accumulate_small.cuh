@@ -1,0 +1,139 @@
+// accumulate_small_kernel: N <= kRegions, M <= kChannels (at most 4): every sum lives in registers.
+// Grid: B * splits blocks of kSmallThreads. A block owns pixels_per_split consecutive pixels of one image.
+// Thread: V neighbouring pixels of each row of the block's tile, kSmallPixels in all.
+// Bytes:  reads P (M e + l) per image once; writes one partial table per block.
+// Why:    no shared-memory traffic per pixel, and no atomics: thread, warp and block partials merge in a fixed order.
+#pragma once
+
+#include "device.cuh"
+
+namespace cas_ext {
+
+constexpr int kSmallThreads = 256;
+constexpr int kSmallWarps = kSmallThreads / kWarpSize;
+constexpr int kSmallPixels = 64;  // per thread: bounds float sums to 64 terms, and the block's partial table to < 1%
+
+constexpr size_t small_shared_bytes(int regions, int channels) {
+  return kSmallWarps * regions * (channels + 1) * sizeof(double) + kSmallWarps * sizeof(long long);
+}
+
+// What one thread knows of one region: sums about a pilot value.
+template <class acc_t, int kChannels>
+struct PilotSums {
+  int n;
+  acc_t pilot[kChannels], sum[kChannels], square;  // square: over all channels
+
+  __device__ __forceinline__ void add(bool member, const acc_t (&s)[kChannels]) {
+    const bool first = member && n == 0;
+#pragma unroll
+    for (int m = 0; m < kChannels; ++m) {
+      pilot[m] = first ? s[m] : pilot[m];
+      const acc_t d = member ? s[m] - pilot[m] : acc_t(0);
+      sum[m] += d;
+      square += d * d;
+    }
+    n += member;
+  }
+
+  // Moves the pilot to the mean so far: an outlier met first must not cost digits for the rest.
+  __device__ __forceinline__ void rebase() {
+    if (n == 0) return;
+#pragma unroll
+    for (int m = 0; m < kChannels; ++m) {
+      const acc_t moved = pilot[m] + sum[m] / n, shift = moved - pilot[m];
+      square -= shift * (2 * sum[m] - n * shift);
+      sum[m] -= n * shift;
+      pilot[m] = moved;
+    }
+  }
+};
+
+template <class scalar_t, int kRegions, int kChannels, int V, bool kInterleaved>
+__global__ void __launch_bounds__(kSmallThreads) accumulate_small_kernel(AccumulateParams p) {
+  using acc_t = acc_of<scalar_t>;
+  const int64_t N = p.shape.regions, M = p.shape.channels, P = p.shape.pixels;
+  const auto [b, split] = block_place(p.splits);
+  const scalar_t* input = static_cast<const scalar_t*>(p.input.data) + b * p.input.image_stride;
+  const int64_t begin = split * p.pixels_per_split;
+  const int64_t end = begin + p.pixels_per_split < P ? begin + p.pixels_per_split : P;
+
+  PilotSums<acc_t, kChannels> own[kRegions] = {};
+  long long invalid = kNoPixel;
+  int round = 0, next_rebase = 1;
+  for (int64_t x = begin + static_cast<int64_t>(threadIdx.x) * V; x < end; x += kSmallThreads * V) {
+    int32_t region[V];
+    load_regions<V>(p.target, N, b * P + x, region);
+    acc_t s[V][kChannels];
+    if constexpr (kInterleaved && V > 1) {  // M == kChannels, pixels touch: V pixels are one stretch of memory
+      const auto pack = load_pack<V * kChannels>(input + x * kChannels);
+#pragma unroll
+      for (int k = 0; k < V * kChannels; ++k) s[k / kChannels][k % kChannels] = to_acc(pack.v[k]);
+    } else {
+#pragma unroll
+      for (int m = 0; m < kChannels; ++m) {
+        Pack<scalar_t, V> pack;
+        if (m < M) pack = load_pack<V>(input + m * p.input.channel_stride + x * p.input.pixel_stride);
+#pragma unroll
+        for (int k = 0; k < V; ++k) s[k][m] = m < M ? acc_t(to_acc(pack.v[k])) : acc_t(0);
+      }
+    }
+    if (round == next_rebase) {  // after 1, 2, 4, ... rounds
+      next_rebase *= 2;
+#pragma unroll
+      for (int i = 0; i < kRegions; ++i) own[i].rebase();
+    }
+    ++round;
+#pragma unroll
+    for (int k = 0; k < V; ++k) {
+      if (region[k] == kInvalid && x + k < invalid) invalid = x + k;
+#pragma unroll
+      for (int i = 0; i < kRegions; ++i) own[i].add(region[k] == i, s[k]);
+    }
+  }
+
+  // Threads to block, in double: n and mean first, then the scatter about that mean.
+  double* scratch = reinterpret_cast<double*>(shared_arena());
+  long long* scratch_min = reinterpret_cast<long long*>(scratch + kSmallWarps * kRegions * (kChannels + 1));
+  double total[kRegions * (kChannels + 1)];
+#pragma unroll
+  for (int i = 0; i < kRegions; ++i) {
+    total[i * (kChannels + 1)] = own[i].n;
+#pragma unroll
+    for (int m = 0; m < kChannels; ++m) {
+      total[i * (kChannels + 1) + 1 + m] = own[i].n * static_cast<double>(own[i].pilot[m]) + own[i].sum[m];
+    }
+  }
+  block_sum<kSmallWarps>(total, scratch);
+  invalid = block_min<kSmallWarps>(invalid, scratch_min);
+  double scatter[kRegions];
+#pragma unroll
+  for (int i = 0; i < kRegions; ++i) {
+    scatter[i] = own[i].n > 0 ? own[i].square : 0;
+#pragma unroll
+    for (int m = 0; m < kChannels; ++m) {
+      const double n = own[i].n > 0 ? own[i].n : 1, sum = own[i].sum[m];
+      const double mean = own[i].pilot[m] + sum / n;
+      const double merged = total[i * (kChannels + 1) + 1 + m] / total[i * (kChannels + 1)];
+      if (own[i].n > 0) scatter[i] += between_scatter(n, mean, merged) - sum * sum / n;
+    }
+  }
+  __syncthreads();  // block_sum above has read all of scratch
+  block_sum<kSmallWarps>(scatter, scratch);
+  if (threadIdx.x != 0) return;
+  p.partial_invalid[blockIdx.x] = invalid;
+#pragma unroll
+  for (int i = 0; i < kRegions; ++i) {
+    if (i >= N) break;
+    const int64_t cell = blockIdx.x * N + i;
+    const double n = total[i * (kChannels + 1)];
+    p.partial_count[cell] = static_cast<int64_t>(n);
+    if (n == 0) continue;
+    p.partial_scatter[cell] = scatter[i] < 0 ? 0 : scatter[i];
+#pragma unroll
+    for (int m = 0; m < kChannels; ++m) {
+      if (m < M) p.partial_mean[cell * M + m] = total[i * (kChannels + 1) + 1 + m] / n;
+    }
+  }
+}
+
+}  // namespace cas_ext

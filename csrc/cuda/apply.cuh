@@ -1,0 +1,111 @@
+// apply: input (B,M,P), target (B,P), coefficients -> gradient (B,M,P); 0 at ignored pixels, NaN at labels out of range.
+// Grid:   B * tiles blocks of kApplyThreads.
+// Thread: planar: V neighbouring pixels in every channel. Interleaved: V neighbouring elements of the block's pixels.
+// Bytes:  reads P (M e + l), writes P M e per image, each element once.
+// Why:    the coefficients come from shared memory where they fit it, so that only pixels stream through L1.
+#pragma once
+
+#include "device.cuh"
+
+namespace cas_ext {
+
+constexpr int kApplyThreads = 256;
+constexpr int kApplyTilePixels = 256;  // interleaved: pixels of a block, one label per thread
+
+// scale (N), center (N, M), offset (N, M) of one image, in shared or global memory.
+template <class acc_t>
+struct CoefficientTable {
+  acc_t weight;
+  const acc_t* scale;
+  const acc_t* center;
+  const acc_t* offset;
+
+  template <class scalar_t>
+  __device__ __forceinline__ scalar_t element(int32_t i, int64_t M, int64_t m, scalar_t s) const {
+    if (i == kIgnored) return from_acc<scalar_t>(acc_t(0));
+    if (i == kInvalid) return from_acc<scalar_t>(static_cast<acc_t>(not_a_number()));
+    return from_acc<scalar_t>(gradient_element(weight, scale[i], center[i * M + m], offset[i * M + m], to_acc(s)));
+  }
+};
+
+template <class acc_t, bool kSharedTable>
+__device__ __forceinline__ CoefficientTable<acc_t> load_table(const ApplyParams& p, int64_t b, acc_t* shared) {
+  const int64_t N = p.shape.regions, NM = N * p.shape.channels;
+  const acc_t weight = static_cast<acc_t>(p.factor) * static_cast<const acc_t*>(p.weight)[b * p.weight_stride];
+  const acc_t* scale = static_cast<const acc_t*>(p.scale) + b * N;
+  const acc_t* center = static_cast<const acc_t*>(p.center) + b * NM;
+  const acc_t* offset = static_cast<const acc_t*>(p.offset) + b * NM;
+  if constexpr (kSharedTable) {
+    for (int64_t k = threadIdx.x; k < N; k += kApplyThreads) shared[k] = scale[k];
+    for (int64_t k = threadIdx.x; k < NM; k += kApplyThreads) {
+      shared[N + k] = center[k];
+      shared[N + NM + k] = offset[k];
+    }
+    __syncthreads();
+    return {weight, shared, shared + N, shared + N + NM};
+  } else {
+    return {weight, scale, center, offset};
+  }
+}
+
+template <class scalar_t, int V, bool kSharedTable>
+__global__ void __launch_bounds__(kApplyThreads) apply_planar_kernel(ApplyParams p) {
+  using acc_t = acc_of<scalar_t>;
+  const int64_t M = p.shape.channels, P = p.shape.pixels;
+  const int64_t tiles = (P + kApplyThreads * V - 1) / (kApplyThreads * V);
+  const auto [b, tile] = block_place(tiles);
+  const int64_t x = (tile * kApplyThreads + threadIdx.x) * V;
+  const auto table = load_table<acc_t, kSharedTable>(p, b, reinterpret_cast<acc_t*>(shared_arena()));
+  if (x >= P) return;
+  int32_t region[V];
+  load_regions<V>(p.target, p.shape.regions, b * P + x, region);
+  const scalar_t* __restrict__ input = static_cast<const scalar_t*>(p.input.data) + b * p.input.image_stride + x;
+  scalar_t* __restrict__ gradient = static_cast<scalar_t*>(p.gradient.data) + b * p.gradient.image_stride + x;
+#pragma unroll 4
+  for (int64_t m = 0; m < M; ++m) {
+    auto pack = load_pack<V>(input + m * p.input.channel_stride);
+#pragma unroll
+    for (int k = 0; k < V; ++k) pack.v[k] = table.element(region[k], M, m, pack.v[k]);
+    store_pack<V>(gradient + m * p.gradient.channel_stride, pack);
+  }
+}
+
+template <class scalar_t, int V, bool kSharedTable>
+__global__ void __launch_bounds__(kApplyThreads) apply_interleaved_kernel(ApplyParams p) {
+  using acc_t = acc_of<scalar_t>;
+  const unsigned M = static_cast<unsigned>(p.shape.channels);
+  const int64_t P = p.shape.pixels, tiles = (P + kApplyTilePixels - 1) / kApplyTilePixels;
+  const auto [b, tile] = block_place(tiles);
+  const int64_t x0 = tile * kApplyTilePixels;
+  const int pixels = static_cast<int>(P - x0 < kApplyTilePixels ? P - x0 : kApplyTilePixels);
+  int32_t* region = reinterpret_cast<int32_t*>(shared_arena());
+  acc_t* shared_table = reinterpret_cast<acc_t*>(region + kApplyTilePixels);
+  if (static_cast<int>(threadIdx.x) < pixels) {
+    int32_t own[1];
+    load_regions<1>(p.target, p.shape.regions, b * P + x0 + threadIdx.x, own);
+    region[threadIdx.x] = own[0];
+  }
+  const auto table = load_table<acc_t, kSharedTable>(p, b, shared_table);
+  if constexpr (!kSharedTable) __syncthreads();
+  const scalar_t* __restrict__ input =
+      static_cast<const scalar_t*>(p.input.data) + b * p.input.image_stride + x0 * p.input.pixel_stride;
+  scalar_t* __restrict__ gradient =
+      static_cast<scalar_t*>(p.gradient.data) + b * p.gradient.image_stride + x0 * p.gradient.pixel_stride;
+  const unsigned elements = static_cast<unsigned>(pixels) * M;  // < 2^31: make_apply bounds M
+  for (unsigned e = threadIdx.x * V; e < elements; e += kApplyThreads * V) {
+    unsigned x = e / M, m = e % M;
+    auto pack = load_pack<V>(input + x * p.input.pixel_stride + m);
+    scalar_t* to = gradient + x * p.gradient.pixel_stride + m;
+#pragma unroll
+    for (int k = 0; k < V; ++k) {
+      pack.v[k] = table.element(region[x], M, m, pack.v[k]);
+      if (++m == M) {
+        m = 0;
+        ++x;
+      }
+    }
+    store_pack<V>(to, pack);
+  }
+}
+
+}  // namespace cas_ext

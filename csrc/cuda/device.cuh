@@ -1,0 +1,171 @@
+// What every kernel uses: conversions, wide loads and stores, sums over a warp and over a block in a fixed order.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "../labels.h"
+#include "../params.h"
+#include "../region_math.h"
+
+namespace cas_ext {
+
+constexpr int kWarpSize = 32;
+constexpr unsigned kFullWarp = 0xffffffffu;
+
+// Type of pixel arithmetic.
+template <class scalar_t>
+using acc_of = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
+
+__device__ __forceinline__ float to_acc(__half s) { return __half2float(s); }
+__device__ __forceinline__ float to_acc(__nv_bfloat16 s) { return __bfloat162float(s); }
+__device__ __forceinline__ float to_acc(float s) { return s; }
+__device__ __forceinline__ double to_acc(double s) { return s; }
+
+template <class scalar_t>
+__device__ __forceinline__ scalar_t from_acc(acc_of<scalar_t> s) {
+  if constexpr (std::is_same_v<scalar_t, __half>) {
+    return __float2half_rn(s);
+  } else if constexpr (std::is_same_v<scalar_t, __nv_bfloat16>) {
+    return __float2bfloat16_rn(s);
+  } else {
+    return s;
+  }
+}
+
+// The block's shared memory; every kernel carves its own arrays from it.
+__device__ __forceinline__ unsigned char* shared_arena() {
+  extern __shared__ __align__(16) unsigned char arena[];
+  return arena;
+}
+
+// V consecutive elements, moved in accesses of at most 16 bytes. Pointers are aligned to min(16, V sizeof(T)).
+template <class T, int V>
+struct Pack {
+  T v[V];
+};
+
+template <int bytes>
+struct WordOf;
+template <>
+struct WordOf<1> {
+  using type = uint8_t;
+};
+template <>
+struct WordOf<2> {
+  using type = uint16_t;
+};
+template <>
+struct WordOf<4> {
+  using type = uint32_t;
+};
+template <>
+struct WordOf<8> {
+  using type = uint2;
+};
+template <>
+struct WordOf<16> {
+  using type = uint4;
+};
+
+template <int V, class T>
+__device__ __forceinline__ Pack<T, V> load_pack(const T* from) {
+  constexpr int kBytes = sizeof(T) * V, kStep = kBytes < 16 ? kBytes : 16;
+  using Word = typename WordOf<kStep>::type;
+  Pack<T, V> pack;
+#pragma unroll
+  for (int k = 0; k < kBytes / kStep; ++k) {
+    const Word word = reinterpret_cast<const Word*>(from)[k];
+    memcpy(reinterpret_cast<unsigned char*>(&pack) + k * kStep, &word, kStep);
+  }
+  return pack;
+}
+
+template <int V, class T>
+__device__ __forceinline__ void store_pack(T* to, const Pack<T, V>& pack) {
+  constexpr int kBytes = sizeof(T) * V, kStep = kBytes < 16 ? kBytes : 16;
+  using Word = typename WordOf<kStep>::type;
+#pragma unroll
+  for (int k = 0; k < kBytes / kStep; ++k) {
+    Word word;
+    memcpy(&word, reinterpret_cast<const unsigned char*>(&pack) + k * kStep, kStep);
+    reinterpret_cast<Word*>(to)[k] = word;
+  }
+}
+
+// The regions (or kIgnored, kInvalid) of V consecutive pixels; `first` indexes the (B, P) labels.
+template <int V>
+__device__ __forceinline__ void load_regions(const LabelArray& labels, int64_t regions, int64_t first,
+                                             int32_t (&region)[V]) {
+  visit_labels(labels, [&](const auto* stored) {
+    const auto pack = load_pack<V>(stored + first);
+#pragma unroll
+    for (int k = 0; k < V; ++k) {
+      region[k] = region_of(static_cast<int64_t>(pack.v[k]), regions, labels.ignore_index);
+    }
+  });
+}
+
+// Which image and which of its `per_image` blocks this block is. 32-bit: a 64-bit division is a subroutine of 70 instructions.
+struct BlockPlace {
+  int64_t image, block;
+};
+__device__ __forceinline__ BlockPlace block_place(int64_t per_image) {
+  const unsigned count = static_cast<unsigned>(per_image);
+  return {blockIdx.x / count, blockIdx.x % count};
+}
+
+// Sum over the warp, the same bits in every lane: a butterfly adds the same pairs everywhere.
+template <class T>
+__device__ __forceinline__ T warp_sum(T value) {
+#pragma unroll
+  for (int step = kWarpSize / 2; step > 0; step /= 2) value += __shfl_xor_sync(kFullWarp, value, step);
+  return value;
+}
+
+__device__ __forceinline__ long long warp_min(long long value) {
+#pragma unroll
+  for (int step = kWarpSize / 2; step > 0; step /= 2) {
+    const long long other = __shfl_xor_sync(kFullWarp, value, step);
+    value = other < value ? other : value;
+  }
+  return value;
+}
+
+// Sums of K values over the block, warps added in order; every thread gets the results.
+// `scratch` holds kWarps * K values of shared memory, free for use again after the next __syncthreads().
+template <int kWarps, int K, class T>
+__device__ __forceinline__ void block_sum(T (&value)[K], T* scratch) {
+  const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
+#pragma unroll
+  for (int k = 0; k < K; ++k) {
+    value[k] = warp_sum(value[k]);
+    if (lane == 0) scratch[warp * K + k] = value[k];
+  }
+  __syncthreads();
+#pragma unroll
+  for (int k = 0; k < K; ++k) {
+    value[k] = 0;
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) value[k] += scratch[w * K + k];
+  }
+}
+
+template <int kWarps>
+__device__ __forceinline__ long long block_min(long long value, long long* scratch) {
+  value = warp_min(value);
+  if (threadIdx.x % kWarpSize == 0) scratch[threadIdx.x / kWarpSize] = value;
+  __syncthreads();
+#pragma unroll
+  for (int w = 0; w < kWarps; ++w) value = scratch[w] < value ? scratch[w] : value;
+  return value;
+}
+
+__device__ __forceinline__ double not_a_number() { return __longlong_as_double(0x7ff8000000000000LL); }
+
+}  // namespace cas_ext

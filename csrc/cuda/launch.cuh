@@ -1,0 +1,122 @@
+// From parameters to launches: the one place that knows grids, blocks and shared memory. `launch(kernel, grid, block,
+// shared_bytes, params)` is <<<>>> in operators.cu and the fiber scheduler in tests/simt.
+#pragma once
+
+#include "accumulate_small.cuh"
+#include "accumulate_table.cuh"
+#include "apply.cuh"
+#include "finalise.cuh"
+#include "merge.cuh"
+#include "select.h"
+
+namespace cas_ext {
+
+// Calls body(scalar_t()) for the stored type.
+template <class Body>
+void visit_scalar(Scalar scalar, Body body) {
+  switch (scalar) {
+    case Scalar::kHalf: return body(__half());
+    case Scalar::kBFloat16: return body(__nv_bfloat16());
+    case Scalar::kFloat: return body(float());
+    case Scalar::kDouble: return body(double());
+  }
+}
+
+template <bool value>
+using Flag = std::integral_constant<bool, value>;
+
+// Calls body with std::true_type or std::false_type for each run-time flag.
+template <class Body>
+void visit_flags(bool first, bool second, Body body) {
+  const auto inner = [&](auto a) { second ? body(a, Flag<true>()) : body(a, Flag<false>()); };
+  first ? inner(Flag<true>()) : inner(Flag<false>());
+}
+
+inline AccumulatePlan plan_accumulate(const AccumulateParams& p) {
+  return select_accumulate(p, kSmallThreads * kSmallPixels, kTablePixels);
+}
+
+// Bytes of workspace that accumulate needs for its partial tables.
+inline int64_t workspace_bytes(const Shape& s, int64_t splits) {
+  return s.images * splits * (s.regions * (s.channels + 2) + 1) * static_cast<int64_t>(sizeof(double));
+}
+
+// Points the partial tables into a workspace of workspace_bytes(), aligned to 8 bytes.
+inline void place_workspace(AccumulateParams& p, void* workspace) {
+  const int64_t rows = p.shape.images * p.splits * p.shape.regions;
+  p.partial_mean = static_cast<double*>(workspace);
+  p.partial_scatter = p.partial_mean + rows * p.shape.channels;
+  p.partial_count = reinterpret_cast<int64_t*>(p.partial_scatter + rows);
+  p.partial_invalid = p.partial_count + rows;
+}
+
+template <class scalar_t, bool kWide, bool kInterleaved, int kRegions, class Launch>
+void launch_small(const AccumulateParams& p, dim3 grid, Launch& launch) {
+  constexpr int V = kWide ? 16 / sizeof(scalar_t) : 1;
+  if (p.shape.channels <= 2) {
+    launch(accumulate_small_kernel<scalar_t, kRegions, 2, V, kInterleaved>, grid, dim3(kSmallThreads),
+           small_shared_bytes(kRegions, 2), p);
+  } else {
+    launch(accumulate_small_kernel<scalar_t, kRegions, 4, V, kInterleaved>, grid, dim3(kSmallThreads),
+           small_shared_bytes(kRegions, 4), p);
+  }
+}
+
+// accumulate: `plan` is plan_accumulate(p), p.splits and p.pixels_per_split are set from it, the workspace is placed.
+template <class Launch>
+void launch_accumulate(const AccumulateParams& p, const AccumulatePlan& plan, Launch&& launch) {
+  if (p.shape.images == 0) return;
+  const dim3 grid(static_cast<unsigned>(p.shape.images * p.splits));
+  visit_scalar(p.scalar, [&](auto scalar) {
+    using scalar_t = decltype(scalar);
+    visit_flags(plan.wide, p.input.interleaved, [&](auto wide, auto interleaved) {
+      if (plan.small && p.shape.regions <= 2) {
+        launch_small<scalar_t, wide.value, interleaved.value, 2>(p, grid, launch);
+      } else if (plan.small) {
+        launch_small<scalar_t, wide.value, interleaved.value, 4>(p, grid, launch);
+      } else {
+        constexpr int V = wide.value && !interleaved.value ? kLanePixels : 1;
+        launch(accumulate_table_kernel<scalar_t, V, interleaved.value>, grid, dim3(kTableThreads),
+               table_shared_bytes<scalar_t>(interleaved.value), p);
+      }
+    });
+  });
+  launch(merge_kernel, dim3(static_cast<unsigned>(p.shape.images * p.shape.regions)), dim3(kMergeThreads),
+         kMergeSharedBytes, p);
+}
+
+template <class Launch>
+void launch_finalise(const FinaliseParams& p, Launch&& launch) {
+  if (p.shape.images == 0) return;
+  const dim3 grid(static_cast<unsigned>(p.shape.images)), block(kFinaliseThreads);
+  if (p.wide) {
+    launch(finalise_kernel<double>, grid, block, kFinaliseSharedBytes, p);
+  } else {
+    launch(finalise_kernel<float>, grid, block, kFinaliseSharedBytes, p);
+  }
+}
+
+template <class Launch>
+void launch_apply(const ApplyParams& p, Launch&& launch) {
+  if (p.shape.images == 0 || p.shape.pixels == 0) return;
+  const ApplyPlan plan = select_apply(p, kApplyThreads);
+  const int64_t coefficients = p.shape.regions * (1 + 2 * p.shape.channels);
+  visit_scalar(p.scalar, [&](auto scalar) {
+    using scalar_t = decltype(scalar);
+    const size_t table = plan.shared_table ? coefficients * sizeof(acc_of<scalar_t>) : 0;
+    visit_flags(plan.wide, plan.shared_table, [&](auto wide, auto shared) {
+      constexpr int V = wide.value ? 16 / sizeof(scalar_t) : 1;
+      if (p.input.interleaved) {
+        const int64_t blocks = p.shape.images * divide_up(p.shape.pixels, kApplyTilePixels);
+        launch(apply_interleaved_kernel<scalar_t, V, shared.value>, dim3(static_cast<unsigned>(blocks)),
+               dim3(kApplyThreads), kApplyTilePixels * sizeof(int32_t) + table, p);
+      } else {
+        const int64_t blocks = p.shape.images * divide_up(p.shape.pixels, kApplyThreads * V);
+        launch(apply_planar_kernel<scalar_t, V, shared.value>, dim3(static_cast<unsigned>(blocks)),
+               dim3(kApplyThreads), table, p);
+      }
+    });
+  });
+}
+
+}  // namespace cas_ext

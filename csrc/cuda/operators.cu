@@ -1,0 +1,99 @@
+// The CUDA operators: current stream, device guard, launch checks. No allocation beyond the outputs and the partial tables,
+// no host sync unless `validate` asks for one.
+#include <cuda_runtime.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+#include <torch/csrc/stable/accelerator.h>
+
+#include "../tensors.h"
+#include "launch.cuh"
+
+namespace cas_ext {
+
+namespace {
+
+void check(cudaError_t status, const char* what) {
+  if (status != cudaSuccess) {
+    throw std::runtime_error(std::string("cas_ext: ") + what + " failed: " + cudaGetErrorString(status));
+  }
+}
+
+// Launches on PyTorch's current stream of one device.
+class Launcher {
+ public:
+  explicit Launcher(const Tensor& t) : guard_(t.get_device_index()) {
+    void* stream = nullptr;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream));
+    stream_ = static_cast<cudaStream_t>(stream);
+  }
+
+  template <class Params>
+  void operator()(void (*kernel)(Params), dim3 grid, dim3 block, size_t shared_bytes, const Params& params) const {
+    kernel<<<grid, block, shared_bytes, stream_>>>(params);
+    check(cudaGetLastError(), "launching a kernel");
+  }
+
+  cudaStream_t stream() const { return stream_; }
+
+ private:
+  torch::stable::accelerator::DeviceGuard guard_;
+  cudaStream_t stream_;
+};
+
+// Copies the images' flags back and raises for the first label out of range: the host sync of `validate`.
+void raise_from_device(const AccumulateParams& p, const Tensor& target, cudaStream_t stream) {
+  const auto fetch = [&](void* to, const void* from, size_t bytes) {
+    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream), "reading a label back");
+    check(cudaStreamSynchronize(stream), "reading a label back");
+  };
+  std::vector<int64_t> first(p.shape.images);
+  fetch(first.data(), p.first_invalid, first.size() * sizeof(int64_t));
+  raise_on_invalid(first.data(), target, p.target, p.shape.regions, [&](int64_t b, int64_t x) {
+    return visit_labels(p.target, [&](const auto* stored) {
+      std::remove_cv_t<std::remove_pointer_t<decltype(stored)>> label{};
+      fetch(&label, stored + b * p.shape.pixels + x, sizeof(label));
+      return static_cast<int64_t>(label);
+    });
+  });
+}
+
+MomentTensors accumulate(Tensor input, Tensor target, int64_t num_regions, int64_t ignore_index, bool validate) {
+  const Launcher launch(input);
+  AccumulateCall call = make_accumulate(input, target, num_regions, ignore_index);
+  AccumulateParams& p = call.params;
+  const AccumulatePlan plan = plan_accumulate(p);
+  p.splits = plan.splits;
+  p.pixels_per_split = plan.pixels_per_split;
+  const Tensor first = empty(input, ScalarType::Long, p.shape.images);
+  const Tensor workspace = empty(input, ScalarType::Byte, workspace_bytes(p.shape, p.splits));
+  p.first_invalid = static_cast<int64_t*>(first.mutable_data_ptr());
+  place_workspace(p, workspace.mutable_data_ptr());
+  launch_accumulate(p, plan, launch);
+  if (validate && p.shape.images > 0) raise_from_device(p, target, launch.stream());
+  return {call.count, call.mean, call.scatter};
+}
+
+FinaliseTensors finalise(Tensor count, Tensor mean, Tensor scatter, double alpha, int64_t pairs, bool wide) {
+  const Launcher launch(mean);
+  FinaliseParams p;
+  FinaliseTensors result = make_finalise(count, mean, scatter, alpha, pairs, wide, p);
+  launch_finalise(p, launch);
+  return result;
+}
+
+Tensor apply(Tensor input, Tensor target, Tensor weight, double factor, Tensor scale, Tensor center, Tensor offset,
+             int64_t ignore_index) {
+  const Launcher launch(input);
+  ApplyCall call = make_apply(input, target, weight, factor, scale, center, offset, ignore_index);
+  launch_apply(call.params, launch);
+  return call.finish();
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY_IMPL(cas_ext, CUDA, m) {
+  m.impl("accumulate", TORCH_BOX(&accumulate));
+  m.impl("finalise", TORCH_BOX(&finalise));
+  m.impl("apply", TORCH_BOX(&apply));
+}
+
+}  // namespace cas_ext
