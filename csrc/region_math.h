@@ -26,9 +26,8 @@ CAS_HD double between_scatter(double n, double mean, double merged_mean) {
 }
 
 // Sum of squared deviations from the mean, given sums of d and d^2 about any pilot value taken from the group.
-template <class acc_t>
-CAS_HD acc_t centered_square_sum(acc_t square_sum, acc_t sum, acc_t n) {
-  return square_sum - sum * sum / n;
+CAS_HD double centered_square_sum(double square_sum, double sum, double inverse_n) {
+  return square_sum - sum * sum * inverse_n;
 }
 
 // Eq. 1, first term of one region. An absent region adds 0; a poisoned one (scatter NaN) stays NaN.
@@ -52,11 +51,15 @@ CAS_HD double cas_loss(double alpha, double uniformer, double discriminator) {
 }
 
 // Eq. 2 for a pixel of region i: scale (s - m_i) + shift, with scale = 2 alpha / n_i and
-// shift = -4 (1 - alpha) (N m_i - sum_j m_j) / n_i = -4 (1 - alpha) N (m_i - mbar) / n_i.
-CAS_HD double gradient_scale(double alpha, double n) { return 2 * alpha / n; }
+// shift = -4 (1 - alpha) (N m_i - sum_j m_j) / n_i = -4 (1 - alpha) N (m_i - mbar) / n_i. Takes 1/n_i: kernels divide once.
+CAS_HD double gradient_scale(double alpha, double inverse_n) { return 2 * alpha * inverse_n; }
 
-CAS_HD double gradient_shift(double alpha, Pairs pairs, double regions, double mean, double mean_of_means, double n) {
-  return -4 * (1 - alpha) * pair_weight(pairs, regions) * regions * (mean - mean_of_means) / n;
+CAS_HD double gradient_push(double alpha, Pairs pairs, double regions) {  // the part that all regions share
+  return -4 * (1 - alpha) * pair_weight(pairs, regions) * regions;
+}
+
+CAS_HD double gradient_shift(double push, double mean, double mean_of_means, double inverse_n) {
+  return push * (mean - mean_of_means) * inverse_n;
 }
 
 // Kernels compute s - center with center = mean rounded to acc_t; the offset takes up what the rounding lost.

@@ -7,11 +7,10 @@
 #include <torch/headeronly/core/ScalarType.h>
 
 #include <stdexcept>
-#include <string>
 #include <tuple>
 #include <vector>
 
-#include "params.h"
+#include "layout.h"
 
 namespace cas_ext {
 
@@ -43,26 +42,8 @@ inline Label label_of(const Tensor& target) {
   }
 }
 
-// Collapses the spatial dimensions of `t` (B, M, *spatial) into one. False where that needs a copy.
 inline bool collapse(const Tensor& t, PixelArray& out) {
-  int64_t pixels = 1, pixel_stride = 1;
-  for (int64_t d = t.dim() - 1; d >= 2; --d) {
-    if (t.size(d) == 1) continue;
-    if (pixels == 1) {
-      pixel_stride = t.stride(d);
-    } else if (t.stride(d) != pixel_stride * pixels) {
-      return false;
-    }
-    pixels *= t.size(d);
-  }
-  const bool one_channel = t.size(1) == 1;
-  out = {nullptr, t.stride(0), one_channel ? 1 : t.stride(1), pixel_stride, false};
-  if (pixels == 1 || pixel_stride == 1) {
-    out.pixel_stride = 1;
-    return true;
-  }
-  out.interleaved = out.channel_stride == 1;
-  return out.interleaved;
+  return collapse(t.dim(), t.sizes().data(), t.strides().data(), out);
 }
 
 // `t` itself where kernels can read it in place, else a contiguous copy.
@@ -208,18 +189,10 @@ template <class ReadLabel>
 void raise_on_invalid(const int64_t* first_invalid, const Tensor& target, const LabelArray& labels, int64_t regions,
                       ReadLabel label) {
   for (int64_t b = 0; b < target.size(0); ++b) {
-    int64_t x = first_invalid[b];
+    const int64_t x = first_invalid[b];
     if (x == kNoPixel) continue;
-    const int64_t value = label(b, x);
-    std::string place;
-    for (int64_t d = target.dim() - 1; d >= 1; --d) {
-      place = ", " + std::to_string(x % target.size(d)) + place;
-      x /= target.size(d);
-    }
-    if (target.dim() == 1) place = ",";
-    throw std::invalid_argument("cas_loss: target must lie in [0, num_regions) = [0, " + std::to_string(regions) +
-                                ") or be ignore_index = " + std::to_string(labels.ignore_index) + ", got " +
-                                std::to_string(value) + " at index (" + std::to_string(b) + place + ")");
+    throw std::invalid_argument(
+        invalid_label_message(target.dim(), target.sizes().data(), b, x, label(b, x), regions, labels.ignore_index));
   }
 }
 

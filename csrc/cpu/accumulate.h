@@ -151,14 +151,13 @@ int64_t accumulate_chunk(const AccumulateParams& p, int64_t b, int64_t begin, in
   }
   for (int64_t i = 0; i < N; ++i) {
     if (t.count[i] == 0) continue;
-    const double n = static_cast<double>(t.count[i]);
-    double sum_square = 0;
+    const double inverse_n = 1 / static_cast<double>(t.count[i]);
+    double scatter = t.scatter[i];
     for (int64_t m = 0; m < M; ++m) {
       const double sum = t.sum[i * M + m];
-      t.mean[i * M + m] += sum / n;
-      sum_square += sum * sum;
+      t.mean[i * M + m] += sum * inverse_n;
+      scatter = centered_square_sum(scatter, sum, inverse_n);
     }
-    const double scatter = t.scatter[i] - sum_square / n;
     t.scatter[i] = scatter < 0 ? 0 : scatter;  // NaN stays NaN
   }
   return invalid;

@@ -92,12 +92,14 @@ void finalise_image(const FinaliseParams& p, int64_t b) {
     const double n = static_cast<double>(count[i]);
     regions += n > 0;
     uniformer += uniformer_term(p.scatter[b * N + i], n);
-    scale[i] = static_cast<acc_t>(n > 0 ? gradient_scale(p.alpha, n) : 0);
+    scale[i] = static_cast<acc_t>(n > 0 ? gradient_scale(p.alpha, 1 / n) : 0);
   }
+  const double push = gradient_push(p.alpha, p.pairs, regions);
   double mean_scatter = 0;
   for (int64_t m = 0; m < M; ++m) {
     double mean_of_means = 0;
-    for (int64_t i = 0; i < N; ++i) mean_of_means += count[i] > 0 ? mean[i * M + m] / regions : 0;
+    for (int64_t i = 0; i < N; ++i) mean_of_means += count[i] > 0 ? mean[i * M + m] : 0;
+    mean_of_means = regions > 0 ? mean_of_means / regions : 0;
     for (int64_t i = 0; i < N; ++i) {
       const int64_t im = i * M + m;
       center[im] = offset[im] = 0;
@@ -105,7 +107,7 @@ void finalise_image(const FinaliseParams& p, int64_t b) {
       const double n = static_cast<double>(count[i]);
       mean_scatter += between_scatter(1, mean[im], mean_of_means);
       center[im] = static_cast<acc_t>(mean[im]);
-      const double shift = gradient_shift(p.alpha, p.pairs, regions, mean[im], mean_of_means, n);
+      const double shift = gradient_shift(push, mean[im], mean_of_means, 1 / n);
       offset[im] = static_cast<acc_t>(centered_offset(scale[i], shift, center[im], mean[im]));
     }
   }

@@ -13,6 +13,9 @@ constexpr int kSmallThreads = 256;
 constexpr int kSmallWarps = kSmallThreads / kWarpSize;
 constexpr int kSmallPixels = 64;  // per thread: bounds float sums to 64 terms, and the block's partial table to < 1%
 
+// Blocks that a multiprocessor must be able to hold: as many as the registers allow without spilling.
+constexpr int small_blocks(int cells) { return cells <= 4 ? 3 : cells <= 8 ? 2 : 1; }
+
 constexpr size_t small_shared_bytes(int regions, int channels) {
   return kSmallWarps * regions * (channels + 1) * sizeof(double) + kSmallWarps * sizeof(long long);
 }
@@ -49,7 +52,7 @@ struct PilotSums {
 };
 
 template <class scalar_t, int kRegions, int kChannels, int V, bool kInterleaved>
-__global__ void __launch_bounds__(kSmallThreads) accumulate_small_kernel(AccumulateParams p) {
+__global__ void __launch_bounds__(kSmallThreads, small_blocks(kRegions * kChannels)) accumulate_small_kernel(AccumulateParams p) {
   using acc_t = acc_of<scalar_t>;
   const int64_t N = p.shape.regions, M = p.shape.channels, P = p.shape.pixels;
   const auto [b, split] = block_place(p.splits);
@@ -108,13 +111,14 @@ __global__ void __launch_bounds__(kSmallThreads) accumulate_small_kernel(Accumul
   double scatter[kRegions];
 #pragma unroll
   for (int i = 0; i < kRegions; ++i) {
-    scatter[i] = own[i].n > 0 ? own[i].square : 0;
+    double* region = total + i * (kChannels + 1);  // n, then the sums, which become means
+    const double n = own[i].n, inverse_n = n > 0 ? 1 / n : 0, inverse_total = region[0] > 0 ? 1 / region[0] : 0;
+    scatter[i] = own[i].square;
 #pragma unroll
     for (int m = 0; m < kChannels; ++m) {
-      const double n = own[i].n > 0 ? own[i].n : 1, sum = own[i].sum[m];
-      const double mean = own[i].pilot[m] + sum / n;
-      const double merged = total[i * (kChannels + 1) + 1 + m] / total[i * (kChannels + 1)];
-      if (own[i].n > 0) scatter[i] += between_scatter(n, mean, merged) - sum * sum / n;
+      region[1 + m] *= inverse_total;
+      scatter[i] = centered_square_sum(scatter[i], own[i].sum[m], inverse_n) +
+                   between_scatter(n, own[i].pilot[m] + own[i].sum[m] * inverse_n, region[1 + m]);
     }
   }
   __syncthreads();  // block_sum above has read all of scratch
@@ -131,7 +135,7 @@ __global__ void __launch_bounds__(kSmallThreads) accumulate_small_kernel(Accumul
     p.partial_scatter[cell] = scatter[i] < 0 ? 0 : scatter[i];
 #pragma unroll
     for (int m = 0; m < kChannels; ++m) {
-      if (m < M) p.partial_mean[cell * M + m] = total[i * (kChannels + 1) + 1 + m] / n;
+      if (m < M) p.partial_mean[cell * M + m] = total[i * (kChannels + 1) + 1 + m];
     }
   }
 }

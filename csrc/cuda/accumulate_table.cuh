@@ -12,6 +12,7 @@
 namespace cas_ext {
 
 constexpr int kTableThreads = 128;
+constexpr int kTableBlocks = 3;  // that a multiprocessor must be able to hold: 170 registers, no spills
 constexpr int kTableWarps = kTableThreads / kWarpSize;
 constexpr int kTablePixels = kTableThreads;                       // one label per thread
 constexpr int kLanePixels = kTablePixels / kWarpSize;             // pixels of the tile in each lane's registers
@@ -44,7 +45,7 @@ __device__ __forceinline__ void stage_values(const scalar_t* tile, int64_t pixel
 }
 
 template <class scalar_t, int V, bool kInterleaved>
-__global__ void __launch_bounds__(kTableThreads) accumulate_table_kernel(AccumulateParams p) {
+__global__ void __launch_bounds__(kTableThreads, kTableBlocks) accumulate_table_kernel(AccumulateParams p) {
   using acc_t = acc_of<scalar_t>;
   static_assert(V == 1 || V == kLanePixels);
   const int64_t N = p.shape.regions, M = p.shape.channels, P = p.shape.pixels;
@@ -124,6 +125,7 @@ __global__ void __launch_bounds__(kTableThreads) accumulate_table_kernel(Accumul
         todo &= ~match;
         const int n = warp_sum(__popc(match));
         const MergeWeights merge = merge_weights(static_cast<double>(table_count[i]), n);
+        const acc_t inverse_n = acc_t(1) / n;
         double tile_mean = 0, tile_scatter = 0;  // of the lane's channel
 #pragma unroll
         for (int c = 0; c < kWarpChannels; ++c) {
@@ -131,7 +133,7 @@ __global__ void __launch_bounds__(kTableThreads) accumulate_table_kernel(Accumul
           acc_t sum = 0, residual = 0, square = 0;
 #pragma unroll
           for (int k = 0; k < kLanePixels; ++k) sum += match >> k & 1 ? value[c][k] : acc_t(0);
-          const acc_t about = warp_sum(sum) / n;
+          const acc_t about = warp_sum(sum) * inverse_n;
 #pragma unroll
           for (int k = 0; k < kLanePixels; ++k) {
             const acc_t d = match >> k & 1 ? value[c][k] - about : acc_t(0);
@@ -141,8 +143,8 @@ __global__ void __launch_bounds__(kTableThreads) accumulate_table_kernel(Accumul
           residual = warp_sum(residual);
           square = warp_sum(square);
           if (lane == c) {
-            tile_mean = about + static_cast<double>(residual) / n;
-            tile_scatter = centered_square_sum<double>(square, residual, n);
+            tile_mean = about + static_cast<double>(residual) * inverse_n;
+            tile_scatter = centered_square_sum(square, residual, inverse_n);
           }
         }
         double added = 0;

@@ -28,24 +28,26 @@ __global__ void __launch_bounds__(kFinaliseThreads) finalise_kernel(FinalisePara
     const double n = static_cast<double>(count[i]);
     sums[0] += n > 0;
     sums[1] += uniformer_term(p.scatter[b * N + i], n);
-    scale[i] = static_cast<acc_t>(n > 0 ? gradient_scale(p.alpha, n) : 0);
+    scale[i] = static_cast<acc_t>(n > 0 ? gradient_scale(p.alpha, 1 / n) : 0);
   }
   block_sum<kFinaliseWarps>(sums, scratch);
-  const double regions = sums[0], uniformer = sums[1];
+  const double regions = sums[0], uniformer = sums[1], push = gradient_push(p.alpha, p.pairs, regions);
+  const double share = regions > 0 ? 1 / regions : 0;
 
   double mean_scatter[1] = {0};
   for (int64_t m = warp; m < M; m += kFinaliseWarps) {
     double mean_of_means = 0;
-    for (int64_t i = lane; i < N; i += kWarpSize) mean_of_means += count[i] > 0 ? mean[i * M + m] / regions : 0;
-    mean_of_means = warp_sum(mean_of_means);
+    for (int64_t i = lane; i < N; i += kWarpSize) mean_of_means += count[i] > 0 ? mean[i * M + m] : 0;
+    mean_of_means = warp_sum(mean_of_means) * share;
     for (int64_t i = lane; i < N; i += kWarpSize) {
       const double n = static_cast<double>(count[i]), own = mean[i * M + m];
       acc_t rounded = 0, rest = 0;
       if (n > 0) {
+        const double inverse_n = 1 / n;
         mean_scatter[0] += between_scatter(1, own, mean_of_means);
         rounded = static_cast<acc_t>(own);
-        const double shift = gradient_shift(p.alpha, p.pairs, regions, own, mean_of_means, n);
-        const double region_scale = static_cast<acc_t>(gradient_scale(p.alpha, n));
+        const double shift = gradient_shift(push, own, mean_of_means, inverse_n);
+        const double region_scale = static_cast<acc_t>(gradient_scale(p.alpha, inverse_n));
         rest = static_cast<acc_t>(centered_offset(region_scale, shift, rounded, own));
       }
       center[i * M + m] = rounded;

@@ -28,7 +28,7 @@ __global__ void __launch_bounds__(kMergeThreads) merge_kernel(AccumulateParams p
   }
   block_sum<kMergeWarps>(count, scratch_count);
   invalid = block_min<kMergeWarps>(invalid, scratch_min);
-  const double n = static_cast<double>(count[0]);
+  const double inverse_n = count[0] > 0 ? 1 / static_cast<double>(count[0]) : 0;
   const double poison = invalid == kNoPixel ? 0 : not_a_number();
 
   double scatter[1] = {0};
@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(kMergeThreads) merge_kernel(AccumulateParams p
     double mean = 0;
     for (int64_t k = lane; k < splits; k += kWarpSize) {
       const int64_t cell = (b * splits + k) * N + i, part = p.partial_count[cell];
-      if (part > 0) mean += static_cast<double>(part) / n * p.partial_mean[cell * M + m];
+      if (part > 0) mean += static_cast<double>(part) * inverse_n * p.partial_mean[cell * M + m];
     }
     mean = warp_sum(mean);
     for (int64_t k = lane; k < splits && splits > 1; k += kWarpSize) {
