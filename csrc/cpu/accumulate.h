@@ -1,165 +1,175 @@
 // accumulate on the CPU: input (B,M,P), target (B,P) -> moments of one chunk of pixels of one image.
-// One thread owns a chunk. Pixels are read once, in tiles; sums are kept in double about a pilot value per region and channel,
-// the first value of that region in the chunk, so that large offsets and tiny variances cancel nothing.
+// One thread owns a chunk and walks it in tiles. Per tile it chooses: long runs of equal labels are summed run by run; labels that
+// change often are summed under masks (few regions) or row by row into the table, lanes being channels (many regions).
+// Sums are about a pilot value per region and channel, the first value of that region in the chunk, so that large offsets
+// and tiny variances cancel nothing.
 #pragma once
 
 #include "../region_math.h"
 #include "kernels.h"
-#include "labels.h"
+#include "sums.h"
 
 namespace cas_ext::cpu {
 namespace CAS_ISA {
 
-constexpr int kLanes = 16;           // independent sums: two 512-bit registers of doubles
-constexpr int64_t kShortRun = 8;     // mean run length (pixels) below which runs are not worth finding
+constexpr int64_t kShortRun = 12;    // mean run length (pixels) below which runs are not worth finding
+constexpr int64_t kMaskRegions = 4;  // as many regions as may be summed under masks, each at the cost of a pass over L1
+constexpr int64_t kBlockBytes = 16384;  // of an interleaved run, read once per eight channels from L1
+constexpr int64_t kTransposed = 32;  // pixels of a planar tile that are turned into rows at a time
 
 template <class scalar_t>
-inline double widen(scalar_t s) {
-  return static_cast<double>(static_cast<float>(s));
-}
-template <>
-inline double widen<double>(double s) {
-  return s;
-}
+class Chunk {
+ public:
+  Chunk(const AccumulateParams& p, int64_t b, const ChunkTable& table)
+      : p_(p),
+        t_(table),
+        image_(static_cast<const scalar_t*>(p.input.data) + b * p.input.image_stride),
+        N_(p.shape.regions),
+        M_(p.shape.channels),
+        channel_stride_(p.input.channel_stride),
+        pixel_stride_(p.input.pixel_stride),
+        packed_(p.input.interleaved && pixel_stride_ == M_ && M_ < kLanes) {
+    for (int64_t i = 0; i < N_; ++i) t_.count[i] = 0;
+    for (int64_t k = 0; k < N_ * kLanes; ++k) t_.square[k] = 0;
+  }
 
-// Adds `rows` rows of kLanes values, `stride` apart, to the sums of each lane.
-template <class scalar_t>
-inline void sum_rows(const scalar_t* s, int64_t rows, int64_t stride, const double* pilot, double* sum,
-                     double* square) {
-  double lane_sum[kLanes] = {}, lane_square[kLanes] = {};
-  for (int64_t r = 0; r < rows; ++r, s += stride) {
-    for (int k = 0; k < kLanes; ++k) {
-      const double d = widen(s[k]) - pilot[k];
-      lane_sum[k] += d;
-      lane_square[k] += d * d;
+  void add(const Tile& tile, int64_t begin) {
+    const scalar_t* s = image_ + begin * pixel_stride_;
+    if (tile.runs * kShortRun <= tile.size) return add_runs(tile, s);
+    const bool maskable = N_ <= kMaskRegions && (packed_ || !p_.input.interleaved);
+    maskable ? add_masked(tile, s) : add_rows(tile, s);
+  }
+
+  // Turns the sums into count, mean and scatter.
+  void finish() {
+    for (int64_t i = 0; i < N_; ++i) {
+      if (t_.count[i] == 0) continue;
+      const double inverse_n = 1 / static_cast<double>(t_.count[i]);
+      double scatter = sum_lanes(load<Double8>(t_.square + i * kLanes));
+      for (int64_t m = 0; m < M_; ++m) {
+        const double sum = t_.sum[i * M_ + m];
+        t_.mean[i * M_ + m] += sum * inverse_n;
+        scatter = centered_square_sum(scatter, sum, inverse_n);
+      }
+      t_.scatter[i] = scatter < 0 ? 0 : scatter;  // NaN stays NaN
     }
   }
-  for (int k = 0; k < kLanes; ++k) {
-    sum[k] += lane_sum[k];
-    square[k] += lane_square[k];
-  }
-}
 
-// One channel of one run of a planar image.
-template <class scalar_t>
-inline void sum_plane(const scalar_t* s, int64_t length, double pilot, double& sum, double& square) {
-  double lane_sum = 0, lane_square = 0;
-  const int64_t rows = length / kLanes;
-  if (rows > 0) {
-    double pilots[kLanes], sums[kLanes] = {}, squares[kLanes] = {};
-    for (int k = 0; k < kLanes; ++k) pilots[k] = pilot;
-    sum_rows(s, rows, kLanes, pilots, sums, squares);
-    for (int k = 0; k < kLanes; ++k) {
-      lane_sum += sums[k];
-      lane_square += squares[k];
-    }
-  }
-  for (int64_t x = rows * kLanes; x < length; ++x) {
-    const double d = widen(s[x]) - pilot;
-    lane_sum += d;
-    lane_square += d * d;
-  }
-  sum += lane_sum;
-  square += lane_square;
-}
-
-// All channels of `length` pixels of an interleaved image, `stride` apart.
-template <class scalar_t>
-inline void sum_pixels(const scalar_t* s, int64_t length, int64_t stride, int64_t channels, const double* pilot,
-                       double* sum, double& square) {
-  int64_t m = 0;
-  for (; m + kLanes <= channels; m += kLanes) {
-    double squares[kLanes] = {};
-    sum_rows(s + m, length, stride, pilot + m, sum + m, squares);
-    for (int k = 0; k < kLanes; ++k) square += squares[k];
-  }
-  if (m == 0 && kLanes % channels == 0 && stride == channels) {  // several pixels fill the lanes
-    const int64_t per_row = kLanes / channels, rows = length / per_row;
-    double pilots[kLanes], sums[kLanes] = {}, squares[kLanes] = {};
-    for (int k = 0; k < kLanes; ++k) pilots[k] = pilot[k % channels];
-    sum_rows(s, rows, kLanes, pilots, sums, squares);
-    for (int k = 0; k < kLanes; ++k) {
-      sum[k % channels] += sums[k];
-      square += squares[k];
-    }
-    s += rows * kLanes;
-    length -= rows * per_row;
-  }
-  for (; m < channels; ++m) {
-    double lane_sum = 0, lane_square = 0;
-    for (int64_t x = 0; x < length; ++x) {
-      const double d = widen(s[x * stride + m]) - pilot[m];
-      lane_sum += d;
-      lane_square += d * d;
-    }
-    sum[m] += lane_sum;
-    square += lane_square;
-  }
-}
-
-template <class scalar_t>
-int64_t accumulate_chunk(const AccumulateParams& p, int64_t b, int64_t begin, int64_t end, const ChunkTable& t) {
-  const int64_t N = p.shape.regions, M = p.shape.channels;
-  const int64_t channel_stride = p.input.channel_stride, pixel_stride = p.input.pixel_stride;
-  const scalar_t* image = static_cast<const scalar_t*>(p.input.data) + b * p.input.image_stride;
-  for (int64_t i = 0; i < N; ++i) {
-    t.count[i] = 0;
-    t.scatter[i] = 0;
-  }
-  const auto meet = [&](int32_t i, const scalar_t* s, int64_t pixels) {  // counts, and takes the pilot at first sight
-    if (t.count[i] == 0) {
-      for (int64_t m = 0; m < M; ++m) {
-        t.mean[i * M + m] = widen(s[m * channel_stride]);
-        t.sum[i * M + m] = 0;
+ private:
+  // Counts pixels of region i; at first sight takes its pilot from the pixel at s.
+  void meet(int32_t i, const scalar_t* s, int64_t pixels) {
+    if (t_.count[i] == 0) {
+      for (int64_t m = 0; m < M_; ++m) {
+        t_.mean[i * M_ + m] = widen(s[m * channel_stride_]);
+        t_.sum[i * M_ + m] = 0;
       }
     }
-    t.count[i] += pixels;
-  };
+    t_.count[i] += pixels;
+  }
+
+  void add_runs(const Tile& tile, const scalar_t* s) {
+    for_each_run(tile, [&](int32_t i, int64_t first, int64_t length) {
+      if (i == kIgnored) return;
+      const scalar_t* run = s + first * pixel_stride_;
+      meet(i, run, length);
+      double *sum = t_.sum + i * M_, *square = t_.square + i * kLanes;
+      const double* pilot = t_.mean + i * M_;
+      if (!p_.input.interleaved) {
+        for (int64_t m = 0; m < M_; ++m) sum_plane(run + m * channel_stride_, length, pilot[m], sum[m], square);
+      } else if (packed_) {
+        visit_few(M_, [&](auto M) { sum_packed<M.value>(run, length, pilot, sum, square); });
+      } else if (M_ >= kLanes) {
+        const int64_t block = std::max<int64_t>(1, kBlockBytes / (M_ * static_cast<int64_t>(sizeof(scalar_t))));
+        for (int64_t x = 0; x < length; x += block) {
+          const int64_t pixels = std::min(block, length - x);
+          sum_pixels(run + x * pixel_stride_, pixels, pixel_stride_, M_, pilot, sum, square);
+        }
+      } else {
+        for (int64_t x = 0; x < length; ++x) sum_short_row(run + x * pixel_stride_, 1, M_, pilot, sum, square);
+      }
+    });
+  }
+
+  void add_masked(const Tile& tile, const scalar_t* s) {
+    for (int32_t i = 0; i < N_; ++i) {
+      int64_t pixels = 0, first = -1;
+      for (int64_t x = 0; x < tile.size; ++x) pixels += tile.label[x] == i;
+      for (int64_t x = 0; t_.count[i] == 0 && pixels > 0 && first < 0; ++x) first = tile.label[x] == i ? x : -1;
+      if (pixels > 0) meet(i, s + std::max<int64_t>(first, 0) * pixel_stride_, pixels);
+    }
+    for (int32_t i = 0; packed_ && i < N_; ++i) {
+      if (t_.count[i] == 0) continue;
+      visit_few(M_, [&](auto M) {
+        sum_packed_masked<M.value>(tile, s, i, t_.mean + i * M_, t_.sum + i * M_, t_.square + i * kLanes);
+      });
+    }
+    for (int64_t m = 0; !packed_ && m < M_; ++m) {
+      const scalar_t* plane = s + m * channel_stride_;
+      for (int32_t i = 0; i < N_; i += 2) {
+        const int64_t im = i * M_ + m;
+        const bool pair = i + 1 < N_ && t_.count[i] > 0 && t_.count[i + 1] > 0;
+        if (pair) {
+          sum_masked<2>(tile, plane, i, M_, t_.mean + im, t_.sum + im, t_.square + i * kLanes);
+          continue;
+        }
+        for (int32_t j = i; j < std::min<int64_t>(i + 2, N_); ++j) {
+          const int64_t jm = j * M_ + m;
+          if (t_.count[j] > 0) sum_masked<1>(tile, plane, j, M_, t_.mean + jm, t_.sum + jm, t_.square + j * kLanes);
+        }
+      }
+    }
+  }
+
+  void add_rows(const Tile& tile, const scalar_t* s) {
+    scalar_t rows[kTransposed * kMaxRow];
+    const bool turn = !p_.input.interleaved && M_ >= kLanes && M_ <= kMaxRow;
+    for (int64_t x0 = 0; x0 < tile.size; x0 += kTransposed) {
+      const int64_t pixels = std::min(kTransposed, tile.size - x0);
+      for (int64_t m = 0; turn && m < M_; ++m) {
+        const scalar_t* plane = s + m * channel_stride_ + x0;
+        for (int64_t x = 0; x < pixels; ++x) rows[x * M_ + m] = plane[x];
+      }
+      for (int64_t x = 0; x < pixels; ++x) {
+        const int32_t i = tile.label[x0 + x];
+        if (i == kIgnored) continue;
+        const scalar_t* pixel = s + (x0 + x) * pixel_stride_;
+        meet(i, pixel, 1);
+        double *sum = t_.sum + i * M_, *square = t_.square + i * kLanes;
+        const double* pilot = t_.mean + i * M_;
+        if (turn || (p_.input.interleaved && M_ >= kLanes)) {
+          sum_row(turn ? rows + x * M_ : pixel, M_, pilot, sum, square);
+        } else if (M_ < kLanes) {
+          sum_short_row(pixel, channel_stride_, M_, pilot, sum, square);
+        } else {
+          for (int64_t m = 0; m < M_; m += kLanes) {
+            sum_short_row(pixel + m * channel_stride_, channel_stride_, std::min<int64_t>(kLanes, M_ - m), pilot + m,
+                          sum + m, square);
+          }
+        }
+      }
+    }
+  }
+
+  static constexpr int64_t kMaxRow = 256;  // channels; kTransposed rows of them fit L1
+
+  const AccumulateParams& p_;
+  const ChunkTable& t_;
+  const scalar_t* image_;
+  const int64_t N_, M_, channel_stride_, pixel_stride_;
+  const bool packed_;  // interleaved, pixels touch, fewer channels than lanes
+};
+
+template <class scalar_t>
+int64_t accumulate_chunk(const AccumulateParams& p, int64_t b, int64_t begin, int64_t end, const ChunkTable& table) {
+  Chunk<scalar_t> chunk(p, b, table);
   int64_t invalid = kNoPixel;
   Tile tile;
-  for (int64_t x0 = begin; x0 < end; x0 += kTile) {
-    read_tile(p.target, p.shape, b, x0, end - x0 < kTile ? end - x0 : kTile, tile);
-    if (tile.invalid != kNoPixel && invalid == kNoPixel) invalid = x0 + tile.invalid;
-    const scalar_t* s = image + x0 * pixel_stride;
-    if (p.input.interleaved || tile.runs * kShortRun <= tile.size) {
-      for_each_run(tile, [&](int32_t i, int64_t first, int64_t length) {
-        if (i == kIgnored) return;
-        const scalar_t* run = s + first * pixel_stride;
-        meet(i, run, length);
-        if (p.input.interleaved) {
-          return sum_pixels(run, length, pixel_stride, M, t.mean + i * M, t.sum + i * M, t.scatter[i]);
-        }
-        for (int64_t m = 0; m < M; ++m) {
-          sum_plane(run + m * channel_stride, length, t.mean[i * M + m], t.sum[i * M + m], t.scatter[i]);
-        }
-      });
-    } else {
-      for (int64_t x = 0; x < tile.size; ++x) {
-        if (tile.label[x] != kIgnored) meet(tile.label[x], s + x, 1);
-      }
-      for (int64_t m = 0; m < M; ++m) {
-        const scalar_t* plane = s + m * channel_stride;
-        for (int64_t x = 0; x < tile.size; ++x) {
-          const int64_t i = tile.label[x];
-          if (i == kIgnored) continue;
-          const double d = widen(plane[x]) - t.mean[i * M + m];
-          t.sum[i * M + m] += d;
-          t.scatter[i] += d * d;
-        }
-      }
-    }
+  for (int64_t x = begin; x < end; x += kTile) {
+    read_tile(p.target, p.shape, b, x, std::min(kTile, end - x), tile);
+    if (tile.invalid != kNoPixel && invalid == kNoPixel) invalid = x + tile.invalid;
+    chunk.add(tile, x);
   }
-  for (int64_t i = 0; i < N; ++i) {
-    if (t.count[i] == 0) continue;
-    const double inverse_n = 1 / static_cast<double>(t.count[i]);
-    double scatter = t.scatter[i];
-    for (int64_t m = 0; m < M; ++m) {
-      const double sum = t.sum[i * M + m];
-      t.mean[i * M + m] += sum * inverse_n;
-      scatter = centered_square_sum(scatter, sum, inverse_n);
-    }
-    t.scatter[i] = scatter < 0 ? 0 : scatter;  // NaN stays NaN
-  }
+  chunk.finish();
   return invalid;
 }
 

@@ -3,14 +3,18 @@
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <type_traits>
 
 #include "kernels.h"
 
 #ifdef CAS_X86
+#include <immintrin.h>
+
 #pragma GCC target("avx2,fma,f16c")
 #define CAS_ISA avx2
 #include "isa.h"

@@ -3,14 +3,18 @@
 #include <torch/headeronly/util/BFloat16.h>
 #include <torch/headeronly/util/Half.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <type_traits>
 
 #include "kernels.h"
 
 #ifdef CAS_X86
+#include <immintrin.h>
+
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 #define CAS_ISA avx512
 #include "isa.h"

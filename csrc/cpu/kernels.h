@@ -5,12 +5,13 @@
 
 namespace cas_ext::cpu {
 
-// What one chunk of pixels of one image saw. `pilot` and `sum` are scratch.
+// What one chunk of pixels of one image saw, and what it is computed in.
 struct ChunkTable {
   int64_t* count;   // (N)
   double* mean;     // (N, M); the pilot values while pixels are read
-  double* sum;      // (N, M) of s - pilot
-  double* scatter;  // (N); sums of (s - pilot)^2 while pixels are read
+  double* scatter;  // (N)
+  double* sum;      // scratch (N, M): sums of s - pilot
+  double* square;   // scratch (N, 8): sums of (s - pilot)^2, in eight lanes
 };
 
 struct Kernels {

@@ -1,6 +1,8 @@
 // A tile of labels as int32, whatever their stored type: ignored and invalid pixels become kIgnored.
 #pragma once
 
+#include <cstring>
+
 #include "../labels.h"
 
 namespace cas_ext::cpu {
@@ -10,8 +12,9 @@ constexpr int64_t kTile = 2048;  // pixels; their int32 labels take 8 KB, a sixt
 
 struct Tile {
   int32_t label[kTile];
+  uint8_t changes[kTile + 8];  // whether a run of equal labels begins here; 8 bytes beyond `size` say so too
   int64_t size;
-  int64_t runs;     // maximal stretches of equal labels
+  int64_t runs;     // how many there are
   int64_t invalid;  // offset of the first label out of range, or kNoPixel
 };
 
@@ -21,9 +24,23 @@ inline void read_tile(const LabelArray& labels, const Shape& shape, int64_t b, i
   const int64_t first = b * shape.pixels + begin, regions = shape.regions, ignore_index = labels.ignore_index;
   int32_t lowest = 0;
   visit_labels(labels, [&](const auto* stored) {
-    for (int64_t x = 0; x < size; ++x) {
-      tile.label[x] = region_of(static_cast<int64_t>(stored[first + x]), regions, ignore_index);
-      lowest = tile.label[x] < lowest ? tile.label[x] : lowest;
+    stored += first;
+    if constexpr (sizeof(*stored) == 8) {
+      for (int64_t x = 0; x < size; ++x) {
+        tile.label[x] = region_of(stored[x], regions, ignore_index);
+        lowest = tile.label[x] < lowest ? tile.label[x] : lowest;
+      }
+    } else {  // 32-bit arithmetic: an ignore_index that no label can have becomes one that is out of range anyway
+      const int32_t bound = static_cast<int32_t>(regions);  // at most 2^31 - 1
+      const bool possible = ignore_index >= INT32_MIN && ignore_index <= INT32_MAX;
+      const int32_t ignored = static_cast<int32_t>(possible ? ignore_index : 0);
+      const int32_t if_ignored = possible ? kIgnored : 0;
+      for (int64_t x = 0; x < size; ++x) {
+        const int32_t value = stored[x];
+        const int32_t inside = static_cast<uint32_t>(value) < static_cast<uint32_t>(bound) ? value : kInvalid;
+        tile.label[x] = value == ignored && if_ignored == kIgnored ? kIgnored : inside;
+        lowest = tile.label[x] < lowest ? tile.label[x] : lowest;
+      }
     }
   });
   tile.size = size;
@@ -33,18 +50,24 @@ inline void read_tile(const LabelArray& labels, const Shape& shape, int64_t b, i
     tile.label[x] = kIgnored;
     tile.invalid = x;
   }
-  tile.runs = size > 0;
-  for (int64_t x = 1; x < size; ++x) tile.runs += tile.label[x] != tile.label[x - 1];
+  int32_t runs = size > 0;
+  for (int64_t x = 1; x < size; ++x) {
+    const int32_t change = tile.label[x] != tile.label[x - 1];
+    tile.changes[x] = static_cast<uint8_t>(change);
+    runs += change;
+  }
+  std::memset(tile.changes + size, 1, 8);
+  tile.runs = runs;
 }
 
 // Calls body(label, first, length) for every run of equal labels, ignored ones included.
 template <class Body>
-void for_each_run(const Tile& tile, Body body) {
+inline void for_each_run(const Tile& tile, Body body) {
   for (int64_t first = 0; first < tile.size;) {
-    const int32_t label = tile.label[first];
     int64_t end = first + 1;
-    while (end < tile.size && tile.label[end] == label) ++end;
-    body(label, first, end - first);
+    for (uint64_t eight; std::memcpy(&eight, tile.changes + end, 8), eight == 0;) end += 8;
+    while (tile.changes[end] == 0) ++end;
+    body(tile.label[first], first, end - first);
     first = end;
   }
 }

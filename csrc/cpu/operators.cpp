@@ -3,6 +3,10 @@
 #include <limits>
 #include <memory>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 #include "../labels.h"
 #include "../region_math.h"
 #include "../tensors.h"
@@ -58,14 +62,14 @@ MomentTensors accumulate(Tensor input, Tensor target, int64_t num_regions, int64
   const int64_t B = p.shape.images, N = p.shape.regions, M = p.shape.channels, P = p.shape.pixels;
   const int64_t chunks = chunks_of(p.shape), tasks = B * chunks, length = (P + chunks - 1) / chunks;
   std::unique_ptr<int64_t[]> count(new int64_t[tasks * N]), invalid(new int64_t[tasks]), first(new int64_t[B]);
-  std::unique_ptr<double[]> mean(new double[tasks * N * M]), sum(new double[tasks * N * M]),
-      scatter(new double[tasks * N]);
+  std::unique_ptr<double[]> mean(new double[tasks * N * M]), scatter(new double[tasks * N]);
   p.first_invalid = first.get();
   const Kernels& k = kernels();
   torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
+    std::unique_ptr<double[]> sum(new double[N * M]), square(new double[N * 8]);
     for (int64_t t = begin; t < end; ++t) {
       const int64_t x = t % chunks * length;
-      const ChunkTable table{&count[t * N], &mean[t * N * M], &sum[t * N * M], &scatter[t * N]};
+      const ChunkTable table{&count[t * N], &mean[t * N * M], &scatter[t * N], sum.get(), square.get()};
       invalid[t] = k.accumulate(p, t / chunks, std::min(x, P), std::min(x + length, P), table);
     }
   });
@@ -129,6 +133,17 @@ FinaliseTensors finalise(Tensor count, Tensor mean, Tensor scatter, double alpha
   return result;
 }
 
+constexpr uintptr_t kHugePage = 2 << 20;  // bytes
+
+// PyTorch's CPU allocator returns fresh memory for every large gradient. With 4 KB pages, mapping it costs as much as writing it.
+void prefer_huge_pages([[maybe_unused]] const Tensor& t) {
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(t.const_data_ptr()), end = begin + t.numel() * t.element_size();
+  const uintptr_t first = (begin + kHugePage - 1) / kHugePage * kHugePage, last = end / kHugePage * kHugePage;
+  if (last > first) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // a hint: failing is harmless
+#endif
+}
+
 Tensor apply(Tensor input, Tensor target, Tensor weight, double factor, Tensor scale, Tensor center, Tensor offset,
              int64_t ignore_index) {
   ApplyCall call = make_apply(input, target, weight, factor, scale, center, offset, ignore_index);
@@ -136,6 +151,7 @@ Tensor apply(Tensor input, Tensor target, Tensor weight, double factor, Tensor s
   const int64_t P = p.shape.pixels;
   const int64_t length = std::max<int64_t>(1024, kMinChunk / std::max<int64_t>(p.shape.channels, 1));
   const int64_t chunks = (P + length - 1) / length;
+  prefer_huge_pages(call.written);
   const Kernels& k = kernels();
   torch::stable::parallel_for(0, p.shape.images * chunks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t t = begin; t < end; ++t) {
