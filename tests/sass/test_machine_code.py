@@ -1,0 +1,58 @@
+"""What the compiler made of the kernels, for every architecture: nothing spills, accesses are wide, registers bounded."""
+
+import functools
+
+import pytest
+
+from .table import ARCHITECTURES, Kernel, read_kernels, why_absent
+
+ABSENT = why_absent()
+pytestmark = pytest.mark.skipif(ABSENT is not None, reason=str(ABSENT))
+
+# Registers per thread, from the occupancy that each kernel's launch bounds promise (65536 registers, docs/performance.md).
+CEILINGS = {
+    "accumulate_small_kernel": 255,  # 256 threads x 255: one block; kernels of at most 4 cells are held to 80 below
+    "accumulate_table_kernel": 168,
+    "apply_interleaved_kernel": 64,
+    "apply_planar_kernel": 128,
+    "finalise_kernel": 128,
+    "merge_kernel": 128,
+}
+SIZES = {"__half": 2, "__nv_bfloat16": 2, "float": 4, "double": 8}
+
+read = functools.cache(read_kernels)
+
+
+def vector_bytes(kernel: Kernel) -> int:
+    """Bytes that one thread's neighbouring elements span in memory."""
+    size = SIZES[kernel.arguments[0]]
+    if kernel.name == "accumulate_small_kernel":
+        return size * int(kernel.arguments[3])
+    return size * int(kernel.arguments[1])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_no_kernel_spills_or_uses_local_memory(architecture):
+    assert [k for k in read(architecture) if k.stack or k.local] == []
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_registers_stay_below_the_ceilings(architecture):
+    for kernel in read(architecture):
+        ceiling = CEILINGS[kernel.name]
+        if kernel.name == "accumulate_small_kernel" and int(kernel.arguments[1]) * int(kernel.arguments[2]) <= 4:
+            ceiling = 80
+        assert kernel.registers <= ceiling, kernel
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_vectorised_kernels_move_16_bytes_at_a_time(architecture):
+    wide = [k for k in read(architecture) if k.name.startswith(("accumulate_", "apply_")) and vector_bytes(k) >= 16]
+    assert len(wide) >= 30
+    assert [k for k in wide if k.wide_loads == 0] == []
+    assert [k for k in wide if k.name.startswith("apply_") and k.wide_stores == 0] == []
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_no_kernel_uses_atomics(architecture):
+    assert [k for k in read(architecture) if k.atomics] == []

@@ -1,0 +1,131 @@
+// The Python module of the CUDA kernels of csrc/cuda, launched on NumPy arrays exactly as operators.cu launches them.
+#include <string>
+#include <vector>
+
+#include <pybind11/stl.h>
+
+#include "bindings.h"
+#include "cuda/launch.cuh"
+#include "layout.h"
+
+namespace py = pybind11;
+using namespace cas_ext;
+
+namespace {
+
+using Sizes = std::vector<int64_t>;
+
+// An array's strides in elements.
+Sizes strides_of(const py::array& array) {
+  Sizes strides(array.strides(), array.strides() + array.ndim());
+  for (int64_t& stride : strides) stride /= array.itemsize();
+  return strides;
+}
+
+Sizes sizes_of(const py::array& array) { return Sizes(array.shape(), array.shape() + array.ndim()); }
+
+// "planar" or "interleaved", or "" for an array that kernels cannot read in place.
+std::string layout(const py::array& array) {
+  PixelArray result;
+  if (!collapse(array.ndim(), sizes_of(array).data(), strides_of(array).data(), result)) return "";
+  return result.interleaved ? "interleaved" : "planar";
+}
+
+PixelArray pixels_of(const Sizes& sizes, const Sizes& strides, void* data) {
+  PixelArray result;
+  collapse(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), result);
+  result.data = data;
+  return result;
+}
+
+Shape shape_of(const py::array& input, int64_t regions) {
+  int64_t pixels = 1;
+  for (py::ssize_t d = 2; d < input.ndim(); ++d) pixels *= input.shape(d);
+  return {input.shape(0), regions, input.shape(1), pixels};
+}
+
+// `first_invalid` comes back as the fourth result.
+py::tuple accumulate(const py::array& input, int scalar, const py::array& target, int label, int64_t regions,
+                     int64_t ignore_index) {
+  simt::Arrays arrays;
+  AccumulateParams p{};
+  p.shape = shape_of(input, regions);
+  p.scalar = static_cast<Scalar>(scalar);
+  p.input = pixels_of(sizes_of(input), strides_of(input), arrays.in("input", input));
+  const void* labels = arrays.in("target", target);
+  p.target = {labels, static_cast<Label>(label), ignore_index};
+  const int64_t B = p.shape.images, N = p.shape.regions, M = p.shape.channels;
+  p.count = arrays.out<int64_t>("count", {B, N});
+  p.mean = arrays.out<double>("mean", {B, N, M});
+  p.scatter = arrays.out<double>("scatter", {B, N});
+  p.first_invalid = arrays.out<int64_t>("first_invalid", {B});
+  const AccumulatePlan plan = plan_accumulate(p);
+  p.splits = plan.splits;
+  p.pixels_per_split = plan.pixels_per_split;
+  place_workspace(p, arrays.workspace("workspace", workspace_bytes(p.shape, p.splits), 8));
+  launch_accumulate(p, plan, simt::Launch{});
+  return py::make_tuple(arrays.take("count"), arrays.take("mean"), arrays.take("scatter"),
+                        arrays.take("first_invalid"));
+}
+
+py::tuple finalise(const py::array& count, const py::array& mean, const py::array& scatter, double alpha, int pairs,
+                   bool wide) {
+  simt::Arrays arrays;
+  FinaliseParams p{};
+  const int64_t B = mean.shape(0), N = mean.shape(1), M = mean.shape(2);
+  p.shape = {B, N, M, 0};
+  p.alpha = alpha;
+  p.pairs = static_cast<Pairs>(pairs);
+  p.wide = wide;
+  p.count = arrays.in("count", count);
+  p.mean = arrays.in("mean", mean);
+  p.scatter = arrays.in("scatter", scatter);
+  const py::dtype acc = wide ? py::dtype::of<double>() : py::dtype::of<float>();
+  p.loss = arrays.out("loss", acc, {B});
+  p.uniformer = arrays.out("uniformer", acc, {B});
+  p.discriminator = arrays.out("discriminator", acc, {B});
+  p.scale = arrays.out("scale", acc, {B, N});
+  p.center = arrays.out("center", acc, {B, N, M});
+  p.offset = arrays.out("offset", acc, {B, N, M});
+  launch_finalise(p, simt::Launch{});
+  return py::make_tuple(arrays.take("loss"), arrays.take("uniformer"), arrays.take("discriminator"),
+                        arrays.take("scale"), arrays.take("center"), arrays.take("offset"));
+}
+
+// `strides`: of the gradient, in elements. `weight` may have stride 0.
+py::array apply(const py::array& input, int scalar, const py::array& target, int label, const py::array& weight,
+                double factor, const py::array& scale, const py::array& center, const py::array& offset,
+                int64_t ignore_index, const Sizes& strides) {
+  simt::Arrays arrays;
+  ApplyParams p{};
+  p.shape = shape_of(input, scale.shape(1));
+  p.scalar = static_cast<Scalar>(scalar);
+  p.input = pixels_of(sizes_of(input), strides_of(input), arrays.in("input", input));
+  p.gradient = pixels_of(sizes_of(input), strides, arrays.out("gradient", input.dtype(), sizes_of(input), strides));
+  const void* labels = arrays.in("target", target);
+  p.target = {labels, static_cast<Label>(label), ignore_index};
+  p.weight = arrays.in("weight", weight);
+  p.weight_stride = strides_of(weight)[0];
+  p.factor = factor;
+  p.scale = arrays.in("scale", scale);
+  p.center = arrays.in("center", center);
+  p.offset = arrays.in("offset", offset);
+  launch_apply(p, simt::Launch{});
+  return arrays.take("gradient");
+}
+
+std::string label_message(const Sizes& sizes, int64_t b, int64_t x, int64_t label, int64_t regions,
+                          int64_t ignore_index) {
+  return invalid_label_message(static_cast<int64_t>(sizes.size()), sizes.data(), b, x, label, regions, ignore_index);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(emulated_kernels, module) {
+  simt::bind_runtime(module);
+  module.def("layout", &layout);
+  module.def("accumulate", &accumulate);
+  module.def("finalise", &finalise);
+  module.def("apply", &apply);
+  module.def("label_message", &label_message);
+}
