@@ -1,0 +1,81 @@
+"""One small case for every specialisation of the CUDA kernels, and what the emulator counted while it ran."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import subprocess
+from dataclasses import dataclass
+
+import torch
+
+from . import emulated
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+LABELS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+NAMES = {torch.float16: "half", torch.bfloat16: "bfloat16", torch.float32: "float", torch.float64: "double"}
+IGNORED = 1
+
+
+@dataclass(frozen=True)
+class Case:
+    """A shape that selects one regime of accumulate and one of apply."""
+
+    regime: str
+    dtype: torch.dtype
+    labels: torch.dtype
+    interleaved: bool
+    channels: int
+    regions: int
+    width: int  # images are 2 x width x width; an odd width forbids vector accesses
+
+    def __str__(self) -> str:
+        layout = "interleaved" if self.interleaved else "planar"
+        labels = str(self.labels).removeprefix("torch.")
+        return f"{self.regime}-{NAMES[self.dtype]}-{labels}-{layout}-M{self.channels}-N{self.regions}-W{self.width}"
+
+    def tensors(self, height: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """input, target with ignored pixels (label IGNORED), the same for every call."""
+        height = height or self.width
+        random = torch.Generator().manual_seed(self.channels * 1000 + self.regions)
+        input = torch.rand(2, self.channels, height, self.width, generator=random, dtype=torch.float64).to(self.dtype)
+        target = torch.randint(0, min(self.regions, 120), (2, height, self.width), generator=random).to(self.labels)
+        if self.interleaved:
+            input = input.to(memory_format=torch.channels_last)
+        return input, target
+
+
+def every_case() -> list[Case]:
+    """Every regime x dtype x layout x alignment; the label types take turns, and each meets every regime once."""
+    regimes = [("small", M, N) for M, N in itertools.product((2, 4), (2, 3))]
+    regimes += [("table", 9, 5), ("table-shared", 40, 2), ("table-global", 9, 200)]
+    found = []
+    turn = itertools.cycle(LABELS[1:])
+    for (regime, M, N), dtype, interleaved, width in itertools.product(regimes, DTYPES, (False, True), (16, 15)):
+        found.append(Case(regime, dtype, next(turn), interleaved, M, N, width))
+    # An even number of channels makes vectors of interleaved elements again, an odd one does not.
+    found += [Case("small-odd", dtype, torch.uint8, True, M, N, 15) for dtype in DTYPES for M in (1, 3) for N in (2, 3)]
+    found += [Case("small", torch.float32, labels, False, 2, 2, 16) for labels in LABELS]
+    found += [Case("table", torch.float32, labels, False, 9, 5, 16) for labels in LABELS[1:]]
+    return found
+
+
+def run(case: Case, height: int | None = None) -> dict[str, torch.Tensor]:
+    """accumulate, finalise and apply of one case on the emulator: everything they return, by name."""
+    input, target = case.tensors(height)
+    count, mean, scatter = emulated.accumulate(input, target, case.regions, IGNORED, False)
+    wide = case.dtype == torch.float64
+    names = ("loss", "uniformer", "discriminator", "scale", "center", "offset")
+    found = dict(zip(names, emulated.finalise(count, mean, scatter, 0.3, 0, wide), strict=True))
+    weight = torch.ones(1, dtype=found["loss"].dtype).expand(2)
+    coefficients = (found["scale"], found["center"], found["offset"])
+    gradient = emulated.apply(input, target, weight, 0.5, *coefficients, IGNORED)
+    return {"count": count, "mean": mean, "scatter": scatter, "gradient": gradient, **found}
+
+
+def compiled_kernels() -> set[str]:
+    """The kernels that launch.cuh instantiates, from the symbols of the emulator's module."""
+    symbols = subprocess.run(
+        ["nm", "-C", "--defined-only", emulated.kernels().__file__], capture_output=True, text=True, check=True
+    )
+    return set(re.findall(r"cas_ext::(\w+_kernel(?:<[^()]*>)?)\(cas_ext::\w+Params\)$", symbols.stdout, re.MULTILINE))

@@ -1,0 +1,120 @@
+"""The CUDA kernels on the emulator: each specialisation is right, single-pass, and the same under every schedule."""
+
+import pytest
+import torch
+
+from cas_ext import reference
+from simt import emulated
+
+from .specialisations import DTYPES, IGNORED, Case, compiled_kernels, every_case, run
+
+CASES = every_case()
+SEEDS = range(1, 51)
+# Relative to the largest element. Half types round the gradient they store; moments are summed in float32 or better.
+GRADIENT = {torch.float16: 2e-3, torch.bfloat16: 8e-3, torch.float32: 1e-6, torch.float64: 1e-13}
+MOMENTS = {torch.float16: 1e-6, torch.bfloat16: 1e-6, torch.float32: 1e-6, torch.float64: 1e-13}
+
+
+@pytest.fixture(autouse=True)
+def fresh_counters():
+    emulated.kernels().seed(0)
+    emulated.kernels().reset_counters()
+    yield
+    emulated.kernels().seed(0)
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found.double() - expected).abs().max() / expected.abs().max().clamp(min=1e-300))
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_kernel_agrees_with_the_reference_and_reads_everything_once(case, record_property):
+    found = run(case)
+    input, target = case.tensors()
+    s = input.double().requires_grad_()
+    moments = reference.region_moments(s, target, case.regions, ignore_index=IGNORED)
+    loss = reference.cas_loss(
+        s, target, alpha=0.3, num_regions=case.regions, ignore_index=IGNORED, reduction="none"
+    )
+    (gradient,) = torch.autograd.grad(loss.sum() * 0.5, s)
+    assert torch.equal(found["count"], moments.count.long())
+    assert relative(found["mean"], moments.mean.detach()) < MOMENTS[case.dtype]
+    assert relative(found["scatter"], moments.scatter.detach()) < MOMENTS[case.dtype]
+    assert relative(found["loss"], loss.detach()) < MOMENTS[case.dtype]
+    assert relative(found["gradient"], gradient) < GRADIENT[case.dtype]
+    ignored = (target == IGNORED).unsqueeze(1).expand_as(input)
+    assert (found["gradient"][ignored] == 0).all()
+    assert_single_pass(case, record_property)
+
+
+def assert_single_pass(case: Case, record_property) -> None:
+    """accumulate reads each descriptor and label once; apply reads each once and writes each gradient element once."""
+    counters = emulated.kernels().counters()
+    for name, bytes_once in (("input", counters["input"]["bytes"]), ("target", counters["target"]["bytes"])):
+        found = counters[name]  # two arrays of this name: accumulate's and apply's
+        assert (found["min_loads"], found["max_loads"], found["stores"]) == (1, 1, 0), name
+        assert found["arrays"] == 2
+        assert found["bytes_loaded"] == bytes_once, name
+    gradient = counters["gradient"]
+    assert (gradient["min_stores"], gradient["max_stores"], gradient["loads"]) == (1, 1, 0)
+    for name in ("count", "mean", "scatter", "loss", "scale", "center", "offset"):
+        assert counters[name]["max_stores"] == 1, name
+    pixels, elements = counters["target"]["elements"] // 2, counters["input"]["elements"] // 2
+    record_property(
+        "simt_counts",
+        f"{case!s:48} input {counters['input']['loads'] // 2:6} loads of {elements:6} elements, "
+        f"target {counters['target']['loads'] // 2:5} of {pixels:5}, gradient {gradient['stores']:6} stores",
+    )
+
+
+def test_every_specialisation_is_reached():
+    for case in CASES:
+        run(case)
+    missed = compiled_kernels() - set(emulated.kernels().kernels_run())
+    assert len(compiled_kernels()) > 80
+    assert missed == set()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("interleaved", [False, True], ids=["planar", "interleaved"])
+@pytest.mark.parametrize("shape", [("small", 2, 2, 15), ("table", 9, 5, 16)], ids=lambda shape: shape[0])
+def test_every_schedule_gives_the_same_bits(dtype, interleaved, shape):
+    regime, M, N, width = shape
+    case = Case(regime, dtype, torch.uint8, interleaved, M, N, width)
+    expected = run(case, height=20)
+    for seed in SEEDS:
+        emulated.kernels().seed(seed)
+        found = run(case, height=20)
+        for name, value in expected.items():
+            assert torch.equal(found[name], value), (name, seed)
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c.width == 16 and c.dtype == torch.float32], ids=str)
+def test_tables_of_partial_results_stay_small(case):
+    """Each cell of the workspace is written by its one owner, and read by the merge: bounded, whatever the masks hold."""
+    height = 512  # enough pixels for several blocks per image
+    emulated.accumulate(*case.tensors(height), case.regions, IGNORED, False)
+    counters = emulated.kernels().counters()
+    workspace, input = counters["workspace"], counters["input"]
+    assert workspace["bytes"] <= max(input["bytes"] / 64, 2 * 8 * (case.regions * (case.channels + 2) + 1))
+    kernels = workspace["kernels"]
+    merged = sum(total["bytes_loaded"] for name, total in kernels.items() if name.startswith("merge"))
+    assert merged <= 8 * case.regions * workspace["bytes"]  # means twice, counts once per channel and region
+    if case.regime == "small":
+        assert workspace["max_stores"] == 1
+
+
+@pytest.mark.parametrize("labels", [torch.uint8, torch.int8, torch.int64], ids=str)
+@pytest.mark.parametrize("shape", [(2, 2), (9, 5)], ids=["small", "table"])
+def test_label_out_of_range_poisons_its_image_only(labels, shape):
+    channels, regions = shape
+    case = Case("any", torch.float32, labels, False, channels, regions, 16)
+    input, target = case.tensors()
+    target[1, 3, 4] = 100
+    target[1, 9, 9] = 77
+    count, mean, scatter = emulated.accumulate(input, target, regions, IGNORED, False)
+    assert mean[1].isnan().all() and scatter[1].isnan().all()
+    expected = reference.region_moments(input[:1].double(), target[:1], regions, ignore_index=IGNORED)
+    assert relative(mean[:1], expected.mean) < 1e-6
+    with pytest.raises(ValueError, match=r"got 100 at index \(1, 3, 4\)"):
+        emulated.accumulate(input, target, regions, IGNORED, True)
