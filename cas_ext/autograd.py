@@ -23,6 +23,7 @@ class Options(NamedTuple):
     ignore_index: int
     pairs: int
     reduction: str
+    return_terms: bool
     validate: bool
 
 
@@ -33,8 +34,9 @@ def _wide(input: Tensor) -> bool:
 def _reduce(per_image: Tensor, reduction: str) -> Tensor:
     if reduction == "none":
         return per_image
-    total = per_image.sum()
-    return total if reduction == "sum" else total / max(per_image.shape[0], 1)
+    if reduction == "mean" and per_image.shape[0] > 0:
+        return per_image.mean()
+    return per_image.sum()
 
 
 def _apply(input: Tensor, target: Tensor, weight: Tensor, coefficients: tuple[Tensor, ...], options: Options) -> Tensor:
@@ -46,28 +48,27 @@ def _apply(input: Tensor, target: Tensor, weight: Tensor, coefficients: tuple[Te
 
 
 class _CASLoss(torch.autograd.Function):
-    """(input, target) -> loss, uniformer, discriminator; and what backward needs, without gradient."""
+    """(input, target) -> loss, or (loss, uniformer, discriminator); then what backward needs, without gradient."""
 
     @staticmethod
     def forward(input: Tensor, target: Tensor, options: Options) -> tuple[Tensor, ...]:
         moments = ops.accumulate(input, target, options.num_regions, options.ignore_index, options.validate)
-        loss, uniformer, discriminator, *coefficients = ops.finalise(
-            *moments, options.alpha, options.pairs, _wide(input)
-        )
-        terms = (_reduce(term, options.reduction) for term in (loss, uniformer, discriminator))
-        return *terms, *moments, *coefficients
+        results = ops.finalise(*moments, options.alpha, options.pairs, _wide(input))
+        terms = results[: 3 if options.return_terms else 1]
+        return *(_reduce(term, options.reduction) for term in terms), *moments, *results[3:]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         input, target, ctx.options = inputs
-        ctx.mark_non_differentiable(*output[3:])
+        tables = output[-6:]
+        ctx.mark_non_differentiable(*tables)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(input, target, *output[3:])
+        ctx.save_for_backward(input, target, *tables)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, None, None]:
         input, target, count, mean, scatter, *coefficients = ctx.saved_tensors
-        of_loss, of_uniformer, of_discriminator = gradients[:3]
+        of_loss, of_uniformer, of_discriminator = gradients[:3] if ctx.options.return_terms else (gradients[0], None, None)
         total = None
         if of_loss is not None:
             total = _CASGradient.apply(input, target, of_loss, *coefficients, ctx.options)

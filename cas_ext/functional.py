@@ -179,10 +179,10 @@ def cas_loss(
     if num_regions is None:
         num_regions = _infer_num_regions(target, ignore_index)
     options = autograd.Options(
-        float(alpha), num_regions, ignore_index, ops.PAIRS[pairs], reduction, _resolve_validate(validate)
+        float(alpha), num_regions, ignore_index, ops.PAIRS[pairs], reduction, return_terms, _resolve_validate(validate)
     )
-    loss, uniformer, discriminator, *_ = autograd._CASLoss.apply(input, target, options)
-    return (loss, uniformer, discriminator) if return_terms else loss
+    results = autograd._CASLoss.apply(input, target, options)
+    return results[:3] if return_terms else results[0]
 
 
 def region_moments(

@@ -121,8 +121,7 @@ __global__ void __launch_bounds__(kSmallThreads, small_blocks(kRegions * kChanne
                    between_scatter(n, own[i].pilot[m] + own[i].sum[m] * inverse_n, region[1 + m]);
     }
   }
-  __syncthreads();  // block_sum above has read all of scratch
-  block_sum<kSmallWarps>(scatter, scratch);
+  block_sum<kSmallWarps>(scatter, scratch);  // free again: block_min has a barrier
   if (threadIdx.x != 0) return;
   p.partial_invalid[blockIdx.x] = invalid;
 #pragma unroll

@@ -67,7 +67,6 @@ __global__ void __launch_bounds__(kTableThreads, kTableBlocks) accumulate_table_
   long long invalid = kNoPixel;
   for (int64_t x0 = begin; x0 < end; x0 += kTablePixels) {
     const int pixels = static_cast<int>(end - x0 < kTablePixels ? end - x0 : kTablePixels);
-    __syncthreads();  // the last tile's lists have been used, its counts written
     int32_t region[1] = {kIgnored};
     if (static_cast<int>(threadIdx.x) < pixels) load_regions<1>(p.target, N, b * P + x0 + threadIdx.x, region);
     if (region[0] == kInvalid && x0 + static_cast<int>(threadIdx.x) < invalid) invalid = x0 + threadIdx.x;
@@ -81,7 +80,7 @@ __global__ void __launch_bounds__(kTableThreads, kTableBlocks) accumulate_table_
         const int staged_channels = static_cast<int>(M - m0 < kBlockChannels ? M - m0 : kBlockChannels);
         stage_values(input + x0 * p.input.pixel_stride + m0, p.input.pixel_stride, pixels, staged_channels, staged);
       }
-      if (kInterleaved || m0 == 0) __syncthreads();
+      if (kInterleaved || m0 == 0) __syncthreads();  // also: the last tile's lists have been used, its counts written
       if (channels == 0) continue;
 
       acc_t value[kWarpChannels][kLanePixels];
@@ -175,7 +174,6 @@ __global__ void __launch_bounds__(kTableThreads, kTableBlocks) accumulate_table_
       table_count[i] = before + shared.count[threadIdx.x];
     }
   }
-  __syncthreads();
   invalid = block_min<kTableWarps>(invalid, shared.scratch_min);
   if (threadIdx.x == 0) p.partial_invalid[blockIdx.x] = invalid;
 }
