@@ -1,7 +1,7 @@
 """The differentiable functions over the operators of `cas_ext.ops`.
 
-`_CASLoss` is Eq. 1; its backward, `_CASGradient`, is Eq. 2, a linear operator in `input`, so that its own backward is itself
-applied to the tangent. `_RegionMoments` and `_RegionAffine` are each other's adjoint in the same way. Every backward is
+`CASLossFunction` is Eq. 1; its backward, `CASGradientFunction`, is Eq. 2, a linear operator in `input`, so that its own backward is itself
+applied to the tangent. `RegionMomentsFunction` and `RegionAffineFunction` are each other's adjoint in the same way. Every backward is
 written in terms of these functions, so derivatives of any order are exact. docs/maths.md has the derivations.
 """
 
@@ -27,6 +27,11 @@ class Options(NamedTuple):
     validate: bool
 
 
+def call(function: type[torch.autograd.Function], *arguments: Any) -> Any:
+    """`function.apply`, which PyTorch leaves untyped."""
+    return function.apply(*arguments)  # type: ignore[no-untyped-call]
+
+
 def _wide(input: Tensor) -> bool:
     return input.dtype == torch.float64
 
@@ -44,10 +49,11 @@ def _apply(input: Tensor, target: Tensor, weight: Tensor, coefficients: tuple[Te
     B = input.shape[0]
     factor = 1 / max(B, 1) if options.reduction == "mean" else 1.0
     weight = weight if options.reduction == "none" else weight.expand(B)
-    return ops.apply(input, target, weight, factor, *coefficients, options.ignore_index)
+    gradient: Tensor = ops.apply(input, target, weight, factor, *coefficients, options.ignore_index)
+    return gradient
 
 
-class _CASLoss(torch.autograd.Function):
+class CASLossFunction(torch.autograd.Function):
     """(input, target) -> loss, or (loss, uniformer, discriminator); then what backward needs, without gradient."""
 
     @staticmethod
@@ -68,22 +74,24 @@ class _CASLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, None, None]:
         input, target, count, mean, scatter, *coefficients = ctx.saved_tensors
-        of_loss, of_uniformer, of_discriminator = gradients[:3] if ctx.options.return_terms else (gradients[0], None, None)
+        of_loss, of_uniformer, of_discriminator = (
+            gradients[:3] if ctx.options.return_terms else (gradients[0], None, None)
+        )
         total = None
         if of_loss is not None:
-            total = _CASGradient.apply(input, target, of_loss, *coefficients, ctx.options)
+            total = call(CASGradientFunction, input, target, of_loss, *coefficients, ctx.options)
         # Each term is the loss for another alpha: uniformer = loss at 1, discriminator = -loss at 0.
         for weight, alpha, sign in ((of_uniformer, 1.0, 1), (of_discriminator, 0.0, -1)):
             if weight is None:
                 continue
             options = ctx.options._replace(alpha=alpha)
             term = ops.finalise(count, mean, scatter, alpha, options.pairs, _wide(input))[3:]
-            gradient = _CASGradient.apply(input, target, sign * weight, *term, options)
+            gradient = call(CASGradientFunction, input, target, sign * weight, *term, options)
             total = gradient if total is None else total + gradient
         return total, None, None
 
 
-class _CASGradient(torch.autograd.Function):
+class CASGradientFunction(torch.autograd.Function):
     """weight * dCAS/dinput (Eq. 2), given the coefficients that `finalise` made for this input.
 
     The coefficients are functions of `input`, but take no gradient: backward differentiates through them.
@@ -110,19 +118,21 @@ class _CASGradient(torch.autograd.Function):
                 tangent.detach(), target, options.num_regions, options.ignore_index, options.validate
             )
             of_tangent = ops.finalise(*moments, options.alpha, options.pairs, _wide(input))[3:]
-            to_input = _CASGradient.apply(tangent, target, weight, *of_tangent, options)
+            to_input = call(CASGradientFunction, tangent, target, weight, *of_tangent, options)
         if ctx.needs_input_grad[2]:
-            unit = _CASGradient.apply(input, target, torch.ones_like(weight), *coefficients, options)
+            unit = call(CASGradientFunction, input, target, torch.ones_like(weight), *coefficients, options)
             product = (tangent.to(weight.dtype) * unit.to(weight.dtype)).flatten(1).sum(1)
             to_weight = product if options.reduction == "none" else product.sum()
         return to_input, None, to_weight, None, None, None, None
 
 
-class _RegionMoments(torch.autograd.Function):
+class RegionMomentsFunction(torch.autograd.Function):
     """(input, target) -> count (B,N) int64, mean (B,N,M), scatter (B,N) in the result dtype, and mean in float64."""
 
     @staticmethod
-    def forward(input: Tensor, target: Tensor, num_regions: int, ignore_index: int, validate: bool) -> tuple[Tensor, ...]:
+    def forward(
+        input: Tensor, target: Tensor, num_regions: int, ignore_index: int, validate: bool
+    ) -> tuple[Tensor, ...]:
         count, mean, scatter = ops.accumulate(input, target, num_regions, ignore_index, validate)
         if _wide(input):
             return count, mean, scatter, mean.clone()
@@ -146,12 +156,12 @@ class _RegionMoments(torch.autograd.Function):
             of_mean = torch.zeros(wide_mean.shape, dtype=acc, device=input.device)
         if of_scatter is None:
             of_scatter = torch.zeros(count.shape, dtype=acc, device=input.device)
-        gradient = _RegionAffine.apply(input, target, of_mean, of_scatter, count, wide_mean, *ctx.arguments)
+        gradient = call(RegionAffineFunction, input, target, of_mean, of_scatter, count, wide_mean, *ctx.arguments)
         return gradient, None, None, None, None
 
 
-class _RegionAffine(torch.autograd.Function):
-    """2 of_scatter_i (s(x) - mean_i) + of_mean_i / count_i: the adjoint of `_RegionMoments`.
+class RegionAffineFunction(torch.autograd.Function):
+    """2 of_scatter_i (s(x) - mean_i) + of_mean_i / count_i: the adjoint of `RegionMomentsFunction`.
 
     `count` and `wide_mean` are the moments of `input`; backward differentiates through them.
     """
@@ -174,7 +184,8 @@ class _RegionAffine(torch.autograd.Function):
         shift = of_mean / count.clamp(min=1).unsqueeze(2)
         offset = (shift + scale.unsqueeze(2) * (center - wide_mean)).to(acc)
         one = torch.ones(1, dtype=acc, device=input.device).expand(input.shape[0])
-        return ops.apply(input, target, one, 1.0, scale, center, offset.contiguous(), ignore_index)
+        gradient: Tensor = ops.apply(input, target, one, 1.0, scale, center, offset.contiguous(), ignore_index)
+        return gradient
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -187,10 +198,11 @@ class _RegionAffine(torch.autograd.Function):
         input, target, of_mean, of_scatter, count, wide_mean = ctx.saved_tensors
         to_input = to_mean = to_scatter = None
         if ctx.needs_input_grad[0] or ctx.needs_input_grad[2]:
-            _, tangent_mean, _, wide_tangent_mean = _RegionMoments.apply(tangent, target, *ctx.arguments)
+            _, tangent_mean, _, wide_tangent_mean = call(RegionMomentsFunction, tangent, target, *ctx.arguments)
             to_mean = tangent_mean
             if ctx.needs_input_grad[0]:
-                to_input = _RegionAffine.apply(
+                to_input = call(
+                    RegionAffineFunction,
                     tangent,
                     target,
                     torch.zeros_like(of_mean),
@@ -200,7 +212,8 @@ class _RegionAffine(torch.autograd.Function):
                     *ctx.arguments,
                 )
         if ctx.needs_input_grad[3]:  # 2 sum_x <tangent, s - mean> per region: a one-channel image, summed
-            centered = _RegionAffine.apply(
+            centered = call(
+                RegionAffineFunction,
                 input,
                 target,
                 torch.zeros_like(of_mean),
@@ -210,6 +223,6 @@ class _RegionAffine(torch.autograd.Function):
                 *ctx.arguments,
             )
             product = (tangent.to(of_scatter.dtype) * centered.to(of_scatter.dtype)).sum(1, keepdim=True)
-            _, product_mean, _, _ = _RegionMoments.apply(product, target, *ctx.arguments)
+            _, product_mean, _, _ = call(RegionMomentsFunction, product, target, *ctx.arguments)
             to_scatter = product_mean.squeeze(2) * count
         return to_input, None, to_mean, to_scatter, None, None, None, None, None

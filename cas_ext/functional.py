@@ -23,7 +23,7 @@ class RegionMoments(NamedTuple):
     count: (B, N) int64, pixels. mean: (B, N, M). scatter: (B, N), the sum over pixels of |s(x) - mean|^2.
     """
 
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]  # a field named like a method of tuple
     mean: Tensor
     scatter: Tensor
 
@@ -181,8 +181,12 @@ def cas_loss(
     options = autograd.Options(
         float(alpha), num_regions, ignore_index, ops.PAIRS[pairs], reduction, return_terms, _resolve_validate(validate)
     )
-    results = autograd._CASLoss.apply(input, target, options)
-    return results[:3] if return_terms else results[0]
+    results: tuple[Tensor, ...] = autograd.call(autograd.CASLossFunction, input, target, options)
+    if return_terms:
+        loss, uniformer, discriminator = results[:3]
+        return loss, uniformer, discriminator
+    loss = results[0]
+    return loss
 
 
 def region_moments(
@@ -213,7 +217,7 @@ def region_moments(
     _check_tensors("region_moments", input, target)
     _check_num_regions("region_moments", num_regions)
     _check_labels("region_moments", ignore_index, validate)
-    count, mean, scatter, _ = autograd._RegionMoments.apply(
-        input, target, num_regions, ignore_index, _resolve_validate(validate)
+    count, mean, scatter, _ = autograd.call(
+        autograd.RegionMomentsFunction, input, target, num_regions, ignore_index, _resolve_validate(validate)
     )
     return RegionMoments(count, mean, scatter)

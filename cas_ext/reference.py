@@ -15,7 +15,7 @@ from torch import Tensor
 class Moments(NamedTuple):
     """Per-region moments: count (B, N), mean (B, N, M), scatter (B, N)."""
 
-    count: Tensor
+    count: Tensor  # type: ignore[assignment]  # a field named like a method of tuple
     mean: Tensor
     scatter: Tensor
 

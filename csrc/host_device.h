@@ -1,5 +1,5 @@
-// The only file that asks which compiler is at work: functions marked CAS_HD run on the host and on the device. They are
-// always inlined, so that code compiled for one instruction set is never linked into code for another.
+// The only file that asks which compiler is at work: functions marked CAS_HD run on the host and on the device. They
+// are always inlined, so that code compiled for one instruction set is never linked into code for another.
 #pragma once
 
 #ifdef __CUDACC__

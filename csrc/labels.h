@@ -10,11 +10,16 @@ namespace cas_ext {
 template <class Body>
 CAS_HD auto visit_labels(const LabelArray& labels, Body body) {
   switch (labels.type) {
-    case Label::kUInt8: return body(static_cast<const uint8_t*>(labels.data));
-    case Label::kInt8: return body(static_cast<const int8_t*>(labels.data));
-    case Label::kInt16: return body(static_cast<const int16_t*>(labels.data));
-    case Label::kInt32: return body(static_cast<const int32_t*>(labels.data));
-    default: return body(static_cast<const int64_t*>(labels.data));
+    case Label::kUInt8:
+      return body(static_cast<const uint8_t*>(labels.data));
+    case Label::kInt8:
+      return body(static_cast<const int8_t*>(labels.data));
+    case Label::kInt16:
+      return body(static_cast<const int16_t*>(labels.data));
+    case Label::kInt32:
+      return body(static_cast<const int32_t*>(labels.data));
+    default:
+      return body(static_cast<const int64_t*>(labels.data));
   }
 }
 

@@ -37,8 +37,8 @@ inline std::string invalid_label_message(int64_t dims, const int64_t* sizes, int
     x /= sizes[d];
   }
   return "cas_loss: target must lie in [0, num_regions) = [0, " + std::to_string(regions) +
-         ") or be ignore_index = " + std::to_string(ignore_index) + ", got " + std::to_string(label) +
-         " at index (" + std::to_string(b) + (dims == 1 ? "," : place) + ")";
+         ") or be ignore_index = " + std::to_string(ignore_index) + ", got " + std::to_string(label) + " at index (" +
+         std::to_string(b) + (dims == 1 ? "," : place) + ")";
 }
 
 }  // namespace cas_ext

@@ -11,8 +11,8 @@ enum class Label : int32_t { kUInt8, kInt8, kInt16, kInt32, kInt64 };  // bool i
 enum class Pairs : int32_t { kOrdered, kUnordered, kMean };
 
 constexpr int64_t kMaxChannels = 1 << 22;  // so that the elements of a tile of 256 pixels are counted in 32 bits
-constexpr int64_t kNoPixel = INT64_MAX;  // "no pixel of this image has a label out of range"
-constexpr int32_t kIgnored = -1;         // a tile's label of a pixel that belongs to no region
+constexpr int64_t kNoPixel = INT64_MAX;    // "no pixel of this image has a label out of range"
+constexpr int32_t kIgnored = -1;           // a tile's label of a pixel that belongs to no region
 
 struct Shape {
   int64_t images;    // B
@@ -59,7 +59,7 @@ struct FinaliseParams {
   Shape shape;  // pixels is not used
   double alpha;
   Pairs pairs;
-  bool wide;  // outputs are double, not float
+  bool wide;              // outputs are double, not float
   const int64_t* count;   // (B, N)
   const double* mean;     // (B, N, M)
   const double* scatter;  // (B, N)

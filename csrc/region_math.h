@@ -51,7 +51,8 @@ CAS_HD double cas_loss(double alpha, double uniformer, double discriminator) {
 }
 
 // Eq. 2 for a pixel of region i: scale (s - m_i) + shift, with scale = 2 alpha / n_i and
-// shift = -4 (1 - alpha) (N m_i - sum_j m_j) / n_i = -4 (1 - alpha) N (m_i - mbar) / n_i. Takes 1/n_i: kernels divide once.
+// shift = -4 (1 - alpha) (N m_i - sum_j m_j) / n_i = -4 (1 - alpha) N (m_i - mbar) / n_i. Takes 1/n_i: kernels divide
+// once.
 CAS_HD double gradient_scale(double alpha, double inverse_n) { return 2 * alpha * inverse_n; }
 
 CAS_HD double gradient_push(double alpha, Pairs pairs, double regions) {  // the part that all regions share

@@ -17,28 +17,39 @@ namespace cas_ext {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-using MomentTensors = std::tuple<Tensor, Tensor, Tensor>;                                // count, mean, scatter
-using FinaliseTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;      // see ops.cpp
+using MomentTensors = std::tuple<Tensor, Tensor, Tensor>;                            // count, mean, scatter
+using FinaliseTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;  // see ops.cpp
 
 inline Scalar scalar_of(const Tensor& input) {
   switch (input.scalar_type()) {
-    case ScalarType::Half: return Scalar::kHalf;
-    case ScalarType::BFloat16: return Scalar::kBFloat16;
-    case ScalarType::Float: return Scalar::kFloat;
-    case ScalarType::Double: return Scalar::kDouble;
-    default: throw std::invalid_argument("cas_ext: input must be float16, bfloat16, float32 or float64");
+    case ScalarType::Half:
+      return Scalar::kHalf;
+    case ScalarType::BFloat16:
+      return Scalar::kBFloat16;
+    case ScalarType::Float:
+      return Scalar::kFloat;
+    case ScalarType::Double:
+      return Scalar::kDouble;
+    default:
+      throw std::invalid_argument("cas_ext: input must be float16, bfloat16, float32 or float64");
   }
 }
 
 inline Label label_of(const Tensor& target) {
   switch (target.scalar_type()) {
     case ScalarType::Bool:
-    case ScalarType::Byte: return Label::kUInt8;
-    case ScalarType::Char: return Label::kInt8;
-    case ScalarType::Short: return Label::kInt16;
-    case ScalarType::Int: return Label::kInt32;
-    case ScalarType::Long: return Label::kInt64;
-    default: throw std::invalid_argument("cas_ext: target must be bool, uint8, int8, int16, int32 or int64");
+    case ScalarType::Byte:
+      return Label::kUInt8;
+    case ScalarType::Char:
+      return Label::kInt8;
+    case ScalarType::Short:
+      return Label::kInt16;
+    case ScalarType::Int:
+      return Label::kInt32;
+    case ScalarType::Long:
+      return Label::kInt64;
+    default:
+      throw std::invalid_argument("cas_ext: target must be bool, uint8, int8, int16, int32 or int64");
   }
 }
 
@@ -106,7 +117,8 @@ inline FinaliseTensors make_finalise(const Tensor& count, const Tensor& mean, co
   return {loss, uniformer, discriminator, scale, center, offset};
 }
 
-// Everything apply needs. The kernel writes `written`, which is `gradient` itself wherever kernels can write it in place.
+// Everything apply needs. The kernel writes `written`, which is `gradient` itself wherever kernels can write it in
+// place.
 struct ApplyCall {
   ApplyParams params;
   Tensor gradient;  // empty_like(input)

@@ -1,8 +1,8 @@
 // accumulate on the CPU: input (B,M,P), target (B,P) -> moments of one chunk of pixels of one image.
-// One thread owns a chunk and walks it in tiles. Per tile it chooses: long runs of equal labels are summed run by run; labels that
-// change often are summed under masks (few regions) or row by row into the table, lanes being channels (many regions).
-// Sums are about a pilot value per region and channel, the first value of that region in the chunk, so that large offsets
-// and tiny variances cancel nothing.
+// One thread owns a chunk and walks it in tiles. Per tile it chooses: long runs of equal labels are summed run by run;
+// labels that change often are summed under masks (few regions) or row by row into the table, lanes being channels
+// (many regions). Sums are about a pilot value per region and channel, the first value of that region in the chunk, so
+// that large offsets and tiny variances cancel nothing.
 #pragma once
 
 #include "../region_math.h"
@@ -15,7 +15,7 @@ namespace CAS_ISA {
 constexpr int64_t kShortRun = 12;    // mean run length (pixels) below which runs are not worth finding
 constexpr int64_t kMaskRegions = 4;  // as many regions as may be summed under masks, each at the cost of a pass over L1
 constexpr int64_t kBlockBytes = 16384;  // of an interleaved run, read once per eight channels from L1
-constexpr int64_t kTransposed = 32;  // pixels of a planar tile that are turned into rows at a time
+constexpr int64_t kTransposed = 32;     // pixels of a planar tile that are turned into rows at a time
 
 template <class scalar_t>
 class Chunk {

@@ -1,7 +1,7 @@
 // apply on the CPU: input (B,M,P), target (B,P), coefficients -> gradient (B,M,P) of a range of pixels of one image.
-// One thread owns the range: it reads each element once and writes each once, ignored pixels too (as 0). Per tile it chooses:
-// long runs of equal labels keep their coefficients in registers; elsewhere they are looked up for eight pixels at a time
-// (planar) or lie in memory as the channels do (interleaved).
+// One thread owns the range: it reads each element once and writes each once, ignored pixels too (as 0). Per tile it
+// chooses: long runs of equal labels keep their coefficients in registers; elsewhere they are looked up for eight
+// pixels at a time (planar) or lie in memory as the channels do (interleaved).
 #pragma once
 
 #include "../region_math.h"
@@ -50,7 +50,8 @@ class Gradient {
     } else if (runs && packed_) {
       visit_few(M_, [&](auto M) { packed_runs<M.value>(tile, s, g); });
     } else if (M_ >= kLanes) {
-      for (int64_t x = 0; x < tile.size; ++x) row(tile.label[x], s + x * p_.input.pixel_stride, g + x * p_.gradient.pixel_stride);
+      for (int64_t x = 0; x < tile.size; ++x)
+        row(tile.label[x], s + x * p_.input.pixel_stride, g + x * p_.gradient.pixel_stride);
     } else {
       for (int64_t x = 0; x < tile.size; ++x) {
         for (int64_t m = 0; m < M_; ++m) {

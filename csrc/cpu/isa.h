@@ -10,20 +10,28 @@ namespace CAS_ISA {
 
 inline int64_t accumulate(const AccumulateParams& p, int64_t b, int64_t begin, int64_t end, const ChunkTable& t) {
   switch (p.scalar) {
-    case Scalar::kHalf: return accumulate_chunk<c10::Half>(p, b, begin, end, t);
-    case Scalar::kBFloat16: return accumulate_chunk<c10::BFloat16>(p, b, begin, end, t);
-    case Scalar::kFloat: return accumulate_chunk<float>(p, b, begin, end, t);
-    case Scalar::kDouble: return accumulate_chunk<double>(p, b, begin, end, t);
+    case Scalar::kHalf:
+      return accumulate_chunk<c10::Half>(p, b, begin, end, t);
+    case Scalar::kBFloat16:
+      return accumulate_chunk<c10::BFloat16>(p, b, begin, end, t);
+    case Scalar::kFloat:
+      return accumulate_chunk<float>(p, b, begin, end, t);
+    case Scalar::kDouble:
+      return accumulate_chunk<double>(p, b, begin, end, t);
   }
   return kNoPixel;
 }
 
 inline void apply(const ApplyParams& p, int64_t b, int64_t begin, int64_t end) {
   switch (p.scalar) {
-    case Scalar::kHalf: return apply_range<c10::Half>(p, b, begin, end);
-    case Scalar::kBFloat16: return apply_range<c10::BFloat16>(p, b, begin, end);
-    case Scalar::kFloat: return apply_range<float>(p, b, begin, end);
-    case Scalar::kDouble: return apply_range<double>(p, b, begin, end);
+    case Scalar::kHalf:
+      return apply_range<c10::Half>(p, b, begin, end);
+    case Scalar::kBFloat16:
+      return apply_range<c10::BFloat16>(p, b, begin, end);
+    case Scalar::kFloat:
+      return apply_range<float>(p, b, begin, end);
+    case Scalar::kDouble:
+      return apply_range<double>(p, b, begin, end);
   }
 }
 

@@ -16,9 +16,9 @@ namespace cas_ext::cpu {
 
 namespace {
 
-constexpr int64_t kMinChunk = 16384;   // pixels of one channel; below, a thread costs more than it brings
-constexpr int64_t kMaxChunks = 64;     // per image
-constexpr int64_t kTableShare = 100;   // the input is at least this many times larger than the chunks' tables
+constexpr int64_t kMinChunk = 16384;  // pixels of one channel; below, a thread costs more than it brings
+constexpr int64_t kMaxChunks = 64;    // per image
+constexpr int64_t kTableShare = 100;  // the input is at least this many times larger than the chunks' tables
 
 // How many chunks an image is cut into: a function of the shape alone, so that results do not depend on threads.
 int64_t chunks_of(const Shape& s) {
@@ -135,12 +135,14 @@ FinaliseTensors finalise(Tensor count, Tensor mean, Tensor scatter, double alpha
 
 constexpr uintptr_t kHugePage = 2 << 20;  // bytes
 
-// PyTorch's CPU allocator returns fresh memory for every large gradient. With 4 KB pages, mapping it costs as much as writing it.
+// PyTorch's CPU allocator returns fresh memory for every large gradient. With 4 KB pages, mapping it costs as much as
+// writing it.
 void prefer_huge_pages([[maybe_unused]] const Tensor& t) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   const uintptr_t begin = reinterpret_cast<uintptr_t>(t.const_data_ptr()), end = begin + t.numel() * t.element_size();
   const uintptr_t first = (begin + kHugePage - 1) / kHugePage * kHugePage, last = end / kHugePage * kHugePage;
-  if (last > first) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // a hint: failing is harmless
+  if (last > first)
+    madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);  // a hint: failing is harmless
 #endif
 }
 
@@ -166,9 +168,7 @@ int64_t cpu_kernels() { return kernels().index; }
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(cas_ext, CompositeExplicitAutograd, m) {
-  m.impl("cpu_kernels", TORCH_BOX(&cpu_kernels));
-}
+STABLE_TORCH_LIBRARY_IMPL(cas_ext, CompositeExplicitAutograd, m) { m.impl("cpu_kernels", TORCH_BOX(&cpu_kernels)); }
 
 STABLE_TORCH_LIBRARY_IMPL(cas_ext, CPU, m) {
   m.impl("accumulate", TORCH_BOX(&accumulate));

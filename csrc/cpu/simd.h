@@ -1,4 +1,5 @@
-// Vectors of eight values, written with the compiler's vector types: the same code becomes SSE2, AVX2 or AVX-512, or NEON.
+// Vectors of eight values, written with the compiler's vector types: the same code becomes SSE2, AVX2 or AVX-512, or
+// NEON.
 #pragma once
 
 #include <cstdint>

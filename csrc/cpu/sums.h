@@ -38,7 +38,8 @@ inline void sum_plane(const scalar_t* s, int64_t length, double pilot, double& s
   square[0] += tail_square;
 }
 
-// One channel of a planar tile whose labels change often, for R regions from `first` on: each lane keeps or drops a value.
+// One channel of a planar tile whose labels change often, for R regions from `first` on: each lane keeps or drops a
+// value.
 template <int R, class scalar_t>
 inline void sum_masked(const Tile& tile, const scalar_t* s, int32_t first, int64_t M, const double* pilot, double* sum,
                        double* square) {
@@ -182,13 +183,20 @@ inline void sum_packed_masked(const Tile& tile, const scalar_t* s, int32_t regio
 template <class Body>
 inline void visit_few(int64_t M, Body body) {
   switch (M) {
-    case 1: return body(std::integral_constant<int, 1>());
-    case 2: return body(std::integral_constant<int, 2>());
-    case 3: return body(std::integral_constant<int, 3>());
-    case 4: return body(std::integral_constant<int, 4>());
-    case 5: return body(std::integral_constant<int, 5>());
-    case 6: return body(std::integral_constant<int, 6>());
-    case 7: return body(std::integral_constant<int, 7>());
+    case 1:
+      return body(std::integral_constant<int, 1>());
+    case 2:
+      return body(std::integral_constant<int, 2>());
+    case 3:
+      return body(std::integral_constant<int, 3>());
+    case 4:
+      return body(std::integral_constant<int, 4>());
+    case 5:
+      return body(std::integral_constant<int, 5>());
+    case 6:
+      return body(std::integral_constant<int, 6>());
+    case 7:
+      return body(std::integral_constant<int, 7>());
   }
 }
 

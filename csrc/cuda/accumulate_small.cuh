@@ -52,7 +52,8 @@ struct PilotSums {
 };
 
 template <class scalar_t, int kRegions, int kChannels, int V, bool kInterleaved>
-__global__ void __launch_bounds__(kSmallThreads, small_blocks(kRegions * kChannels)) accumulate_small_kernel(AccumulateParams p) {
+__global__ void __launch_bounds__(kSmallThreads, small_blocks(kRegions* kChannels))
+    accumulate_small_kernel(AccumulateParams p) {
   using acc_t = acc_of<scalar_t>;
   const int64_t N = p.shape.regions, M = p.shape.channels, P = p.shape.pixels;
   const auto [b, split] = block_place(p.splits);

@@ -1,10 +1,13 @@
 // accumulate_table_kernel: any N and M.
-// Grid:  B * splits blocks of kTableThreads. A block owns pixels_per_split consecutive pixels of one image and the partial
+// Grid:  B * splits blocks of kTableThreads. A block owns pixels_per_split consecutive pixels of one image and the
+// partial
 //        table (N, M) of its own in global memory. It walks its pixels in tiles of kTablePixels.
-// Warp:  kWarpChannels channels of the tile, held in registers; it loops over the tile's distinct labels (1 to 3 where masks
+// Warp:  kWarpChannels channels of the tile, held in registers; it loops over the tile's distinct labels (1 to 3 where
+// masks
 //        are coherent). Lane c adds channel c to the table: each cell has one owner, so no atomics.
 // Bytes: reads P (M e + l) per image once; per tile and distinct label, reads and writes a row of the table (in L2).
-// Why:   a tile's scatter is taken about the tile's own mean, in registers, so nothing cancels; tiles merge by Chan's rule.
+// Why:   a tile's scatter is taken about the tile's own mean, in registers, so nothing cancels; tiles merge by Chan's
+// rule.
 #pragma once
 
 #include "device.cuh"
@@ -14,11 +17,11 @@ namespace cas_ext {
 constexpr int kTableThreads = 128;
 constexpr int kTableBlocks = 3;  // that a multiprocessor must be able to hold: 170 registers, no spills
 constexpr int kTableWarps = kTableThreads / kWarpSize;
-constexpr int kTablePixels = kTableThreads;                       // one label per thread
-constexpr int kLanePixels = kTablePixels / kWarpSize;             // pixels of the tile in each lane's registers
-constexpr int kWarpChannels = 8;                                  // 8 x 4 registers of values
-constexpr int kBlockChannels = kWarpChannels * kTableWarps;       // channels that the warps cover at a time
-constexpr int kPaddedPixels = kTablePixels + 1;                   // a row of staged values: no bank conflicts
+constexpr int kTablePixels = kTableThreads;                  // one label per thread
+constexpr int kLanePixels = kTablePixels / kWarpSize;        // pixels of the tile in each lane's registers
+constexpr int kWarpChannels = 8;                             // 8 x 4 registers of values
+constexpr int kBlockChannels = kWarpChannels * kTableWarps;  // channels that the warps cover at a time
+constexpr int kPaddedPixels = kTablePixels + 1;              // a row of staged values: no bank conflicts
 
 struct TableShared {
   double scatter[kTablePixels][kTableWarps];  // of the j-th distinct label, from each warp
@@ -101,8 +104,7 @@ __global__ void __launch_bounds__(kTableThreads, kTableBlocks) accumulate_table_
             if constexpr (kInterleaved) {
               value[c][k] = staged[(warp * kWarpChannels + c) * kPaddedPixels + place(k)];
             } else {
-              value[c][k] =
-                  to_acc(input[(m0 + warp * kWarpChannels + c) * p.input.channel_stride + x0 + place(k)]);
+              value[c][k] = to_acc(input[(m0 + warp * kWarpChannels + c) * p.input.channel_stride + x0 + place(k)]);
             }
           }
         }

@@ -111,7 +111,8 @@ __device__ __forceinline__ void load_regions(const LabelArray& labels, int64_t r
   });
 }
 
-// Which image and which of its `per_image` blocks this block is. 32-bit: a 64-bit division is a subroutine of 70 instructions.
+// Which image and which of its `per_image` blocks this block is. 32-bit: a 64-bit division is a subroutine of 70
+// instructions.
 struct BlockPlace {
   int64_t image, block;
 };

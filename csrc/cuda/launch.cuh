@@ -15,10 +15,14 @@ namespace cas_ext {
 template <class Body>
 void visit_scalar(Scalar scalar, Body body) {
   switch (scalar) {
-    case Scalar::kHalf: return body(__half());
-    case Scalar::kBFloat16: return body(__nv_bfloat16());
-    case Scalar::kFloat: return body(float());
-    case Scalar::kDouble: return body(double());
+    case Scalar::kHalf:
+      return body(__half());
+    case Scalar::kBFloat16:
+      return body(__nv_bfloat16());
+    case Scalar::kFloat:
+      return body(float());
+    case Scalar::kDouble:
+      return body(double());
   }
 }
 
@@ -112,8 +116,8 @@ void launch_apply(const ApplyParams& p, Launch&& launch) {
                dim3(kApplyThreads), kApplyTilePixels * sizeof(int32_t) + table, p);
       } else {
         const int64_t blocks = p.shape.images * divide_up(p.shape.pixels, kApplyThreads * V);
-        launch(apply_planar_kernel<scalar_t, V, shared.value>, dim3(static_cast<unsigned>(blocks)),
-               dim3(kApplyThreads), table, p);
+        launch(apply_planar_kernel<scalar_t, V, shared.value>, dim3(static_cast<unsigned>(blocks)), dim3(kApplyThreads),
+               table, p);
       }
     });
   });

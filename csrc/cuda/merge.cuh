@@ -1,7 +1,7 @@
 // merge_kernel: the blocks' partial tables (B, splits, N, M) -> count (B,N), mean (B,N,M), scatter (B,N).
-// Grid:  B * N blocks of kMergeThreads; a block owns one region of one image. Warp: one channel at a time; lanes: splits.
-// Bytes: reads the partial means twice (from L2), writes the moments once.
-// Why:   mean first, then the scatter about it: the same result whatever the number of splits, to double rounding.
+// Grid:  B * N blocks of kMergeThreads; a block owns one region of one image. Warp: one channel at a time; lanes:
+// splits. Bytes: reads the partial means twice (from L2), writes the moments once. Why:   mean first, then the scatter
+// about it: the same result whatever the number of splits, to double rounding.
 #pragma once
 
 #include "device.cuh"

@@ -1,5 +1,5 @@
-// The CUDA operators: current stream, device guard, launch checks. No allocation beyond the outputs and the partial tables,
-// no host sync unless `validate` asks for one.
+// The CUDA operators: current stream, device guard, launch checks. No allocation beyond the outputs and the partial
+// tables, no host sync unless `validate` asks for one.
 #include <cuda_runtime.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>

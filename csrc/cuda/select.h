@@ -4,7 +4,8 @@
 //   N <= 4 and M <= 4   small   sums in registers           planar       one kernel per layout; the coefficients lie
 //   everything else     table   one table per block         interleaved  in shared memory while that pays
 //
-// V is the number of pixels (planar) or elements (interleaved) of one 16-byte access, or 1 where addresses do not allow it.
+// V is the number of pixels (planar) or elements (interleaved) of one 16-byte access, or 1 where addresses do not allow
+// it.
 #pragma once
 
 #include <algorithm>
@@ -15,15 +16,16 @@
 
 namespace cas_ext {
 
-constexpr int64_t kSmallLimit = 4;           // regions and channels of the small kernel
-constexpr int64_t kTargetBlocks = 1056;      // 8 for each of 132 multiprocessors; a constant, so results are the same on any GPU
-constexpr int64_t kWorkspaceShare = 64;      // the input is at least this many times larger than the partial tables
-constexpr int64_t kSharedTableBytes = 49152; // what a block may use without asking for more
+constexpr int64_t kSmallLimit = 4;  // regions and channels of the small kernel
+constexpr int64_t kTargetBlocks =
+    1056;  // 8 for each of 132 multiprocessors; a constant, so results are the same on any GPU
+constexpr int64_t kWorkspaceShare = 64;       // the input is at least this many times larger than the partial tables
+constexpr int64_t kSharedTableBytes = 49152;  // what a block may use without asking for more
 
 struct AccumulatePlan {
   bool small;
-  bool wide;  // V > 1
-  int64_t splits;            // blocks per image
+  bool wide;       // V > 1
+  int64_t splits;  // blocks per image
   int64_t pixels_per_split;
 };
 
@@ -35,9 +37,12 @@ struct ApplyPlan {
 inline int64_t bytes_of(Scalar scalar) {
   switch (scalar) {
     case Scalar::kHalf:
-    case Scalar::kBFloat16: return 2;
-    case Scalar::kFloat: return 4;
-    default: return 8;
+    case Scalar::kBFloat16:
+      return 2;
+    case Scalar::kFloat:
+      return 4;
+    default:
+      return 8;
   }
 }
 

@@ -33,9 +33,7 @@ def test_kernel_agrees_with_the_reference_and_reads_everything_once(case, record
     input, target = case.tensors()
     s = input.double().requires_grad_()
     moments = reference.region_moments(s, target, case.regions, ignore_index=IGNORED)
-    loss = reference.cas_loss(
-        s, target, alpha=0.3, num_regions=case.regions, ignore_index=IGNORED, reduction="none"
-    )
+    loss = reference.cas_loss(s, target, alpha=0.3, num_regions=case.regions, ignore_index=IGNORED, reduction="none")
     (gradient,) = torch.autograd.grad(loss.sum() * 0.5, s)
     assert torch.equal(found["count"], moments.count.long())
     assert relative(found["mean"], moments.mean.detach()) < MOMENTS[case.dtype]
