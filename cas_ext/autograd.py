@@ -1,8 +1,8 @@
 """The differentiable functions over the operators of `cas_ext.ops`.
 
-`CASLossFunction` is Eq. 1; its backward, `CASGradientFunction`, is Eq. 2, a linear operator in `input`, so that its own backward is itself
-applied to the tangent. `RegionMomentsFunction` and `RegionAffineFunction` are each other's adjoint in the same way. Every backward is
-written in terms of these functions, so derivatives of any order are exact. docs/maths.md has the derivations.
+`CASLossFunction` is Eq. 1; its backward, `CASGradientFunction`, is Eq. 2, a linear operator in `input`, so that its own
+backward is itself applied to the tangent. `RegionMomentsFunction` and `RegionAffineFunction` are each other's adjoint in the
+same way. Every backward is written in terms of these functions, so derivatives of any order are exact (docs/maths.md).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Options(NamedTuple):
 
 def call(function: type[torch.autograd.Function], *arguments: Any) -> Any:
     """`function.apply`, which PyTorch leaves untyped."""
-    return function.apply(*arguments)  # type: ignore[no-untyped-call]
+    return function.apply(*arguments)
 
 
 def _wide(input: Tensor) -> bool:

@@ -51,8 +51,7 @@ def cpu_kernels() -> str:
     return INSTRUCTION_SETS[torch.ops.cas_ext.cpu_kernels()]
 
 
-@torch.library.register_fake("cas_ext::accumulate")
-def _(
+def _fake_accumulate(
     input: Tensor, target: Tensor, num_regions: int, ignore_index: int, validate: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     B, M = input.shape[:2]
@@ -63,16 +62,16 @@ def _(
     )
 
 
-@torch.library.register_fake("cas_ext::finalise")
-def _(count: Tensor, mean: Tensor, scatter: Tensor, alpha: float, pairs: int, wide: bool) -> tuple[Tensor, ...]:
+def _fake_finalise(
+    count: Tensor, mean: Tensor, scatter: Tensor, alpha: float, pairs: int, wide: bool
+) -> tuple[Tensor, ...]:
     dtype = torch.float64 if wide else torch.float32
     per_image = mean.shape[:1]
     shapes = (per_image, per_image, per_image, count.shape, mean.shape, mean.shape)
     return tuple(mean.new_empty(shape, dtype=dtype) for shape in shapes)
 
 
-@torch.library.register_fake("cas_ext::apply")
-def _(
+def _fake_apply(
     input: Tensor,
     target: Tensor,
     weight: Tensor,
@@ -83,3 +82,7 @@ def _(
     ignore_index: int,
 ) -> Tensor:
     return torch.empty_like(input)
+
+
+for _name, _fake in (("accumulate", _fake_accumulate), ("finalise", _fake_finalise), ("apply", _fake_apply)):
+    torch.library.register_fake(f"cas_ext::{_name}", _fake)

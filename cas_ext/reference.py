@@ -56,6 +56,13 @@ def loss_terms(moments: Moments, *, pairs: str = "ordered") -> tuple[Tensor, Ten
     return uniformer, discriminator
 
 
+def _reduce(per_image: Tensor, reduction: str) -> Tensor:
+    if reduction == "none":
+        return per_image
+    divisor = max(per_image.numel(), 1) if reduction == "mean" else 1
+    return per_image.sum() / divisor
+
+
 def cas_loss(
     input: Tensor,
     target: Tensor,
@@ -75,7 +82,5 @@ def cas_loss(
         region_moments(input, target, num_regions, ignore_index=ignore_index), pairs=pairs
     )
     loss = alpha * uniformer - (1 - alpha) * discriminator
-    reduce = {"none": lambda t: t, "sum": torch.sum, "mean": lambda t: t.sum() / max(t.numel(), 1)}[reduction]
-    if return_terms:
-        return reduce(loss), reduce(uniformer), reduce(discriminator)
-    return reduce(loss)
+    loss, uniformer, discriminator = (_reduce(term, reduction) for term in (loss, uniformer, discriminator))
+    return (loss, uniformer, discriminator) if return_terms else loss

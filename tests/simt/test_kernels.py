@@ -110,7 +110,7 @@ def test_label_out_of_range_poisons_its_image_only(labels, shape):
     input, target = case.tensors()
     target[1, 3, 4] = 100
     target[1, 9, 9] = 77
-    count, mean, scatter = emulated.accumulate(input, target, regions, IGNORED, False)
+    _, mean, scatter = emulated.accumulate(input, target, regions, IGNORED, False)
     assert mean[1].isnan().all() and scatter[1].isnan().all()
     expected = reference.region_moments(input[:1].double(), target[:1], regions, ignore_index=IGNORED)
     assert relative(mean[:1], expected.mean) < 1e-6
