@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 PYTEST_WORKERS ?= 2
 
-.PHONY: demo test test-long lint format gpu-check sass clean install
+.PHONY: demo readme-figures test test-long lint format gpu-check sass clean install
 
 $(VENV)/torch.stamp:
 	$(PYTHON) -m venv $(VENV)
@@ -53,6 +53,10 @@ format: $(VENV)/lint.stamp
 OUT ?= gpu-check
 gpu-check:
 	$(PYTHON) -m benchmarks.gpu_check --out $(OUT)
+
+# README's performance section and its figures, from the files in benchmarks/results.
+readme-figures: $(VENV)/test.stamp
+	$(PY) -m benchmarks.readme
 
 # The machine code of the CUDA kernels; needs nvcc and cuobjdump (VENV=.venv-cuda TORCH=torch==2.11.0 brings the latter).
 sass: $(VENV)/test.stamp

@@ -1,0 +1,142 @@
+"""`python -m benchmarks.readme` draws the figures of all committed results and writes README's performance section.
+
+`--check` writes nothing and fails where README or a figure is stale.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from . import report
+from .report import OURS, Group, groups, missed, ratio
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+BEGIN, END = "<!-- performance:begin -->", "<!-- performance:end -->"
+FIGURES = {  # name of the figure (plot.py) -> its text for those who do not see it
+    "share": "Share of the memory bandwidth that is reached, by case",
+    "regions": "Time against the number of regions",
+    "channels": "Time against the number of channels",
+    "memory": "Peak extra memory, by case",
+}
+HEADER = "| case | input | regions | forward | backward | share of bandwidth | compiled | eager | error | misses |"
+
+
+def section(results: Path) -> str:
+    """The text between the markers: a table and the figures of every results file."""
+    files = sorted(results.glob("*.json"))
+    if not files:
+        return "No results are committed yet: `python -m benchmarks.speed` makes them.\n"
+    return "\n".join(_of_file(path, report.load(path)) for path in files)
+
+
+def _of_file(path: Path, result: dict) -> str:
+    read, copy = (result["ceilings"][name] for name in ("read_gbps", "copy_gbps"))
+    threads = f", {result['threads']} thread{'s' * (result['threads'] != 1)}" if result["threads"] else ""
+    scaled = "" if result["scale"] == "full" else "; sizes scaled down for this machine"
+    lines = [
+        f"**{result['device']}**{threads}: {read:.0f} GB/s read, {copy:.0f} GB/s copied{scaled}. "
+        f"torch {result['torch']}, {result['date'][:10]}, commit {(result['commit'] or 'unknown')[:10]}.",
+        "",
+        HEADER,
+        "|---" * (HEADER.count("|") - 1) + "|",
+    ]
+    found = groups(row for row in result["rows"] if row["sweep"] is None)
+    base = next(iter(found), None)
+    for key, group in found.items():
+        if key[2:4] == base[2:4] and key[5] == base[5] and (OURS, "both") in group:
+            small = key[4] != "int64" or base[4] == "int64"
+            if small:
+                lines.append("| " + " | ".join(_cells(key, group, result["device_type"])) + " |")
+    complete = [group for group in found.values() if (OURS, "both") in group]
+    met = sum(not missed(group, result["device_type"]) for group in complete)
+    name = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+    lines += [
+        "",
+        f"{', '.join(base[i] for i in (2, 3, 5)) if base else ''}; `compiled` and `eager`: how many times faster than "
+        "the best compiled and the best eager PyTorch, forward and backward together; error: against float64. "
+        f"{met} of all {len(complete)} settings meet every target measured there; "
+        f"`python -m benchmarks.report {name}` lists them.",
+        "",
+    ]
+    for figure, text in FIGURES.items():
+        image = figure_path(path, figure)
+        if image.exists():
+            lines.append(f"![{text}]({image.relative_to(ROOT) if image.is_relative_to(ROOT) else image})")
+    return "\n".join(lines) + "\n"
+
+
+def _cells(key: tuple, group: Group, device_type: str) -> list[str]:
+    case, shape, *_ = key
+    both = group[OURS, "both"]
+    times, shares = [], []
+    for phase in ("forward", "backward"):
+        row = group.get((OURS, phase))
+        times.append(_milliseconds(row["ms"]) if row else "-")
+        shares.append(f"{row['share_of_ceiling']:.0%}" if row else "-")
+    ratios = [ratio(group, "both", (kind,)) for kind in ("compiled", "eager")]
+    return [
+        case,
+        "x".join(map(str, shape)),
+        str(both["regions"]),
+        *times,
+        " / ".join(shares),
+        *("-" if r is None else f"{r:.1f}x" for r in ratios),
+        "not finite" if both["rel_error"] is None else f"{both['rel_error']:.0e}",
+        "; ".join(missed(group, device_type)).replace("<", "&lt;") or "none",
+    ]
+
+
+def _milliseconds(ms: float) -> str:
+    return f"{ms:.2f} ms" if ms >= 1 else f"{1e3 * ms:.1f} us"
+
+
+def figure_path(results_file: Path, figure: str) -> Path:
+    return results_file.parent / "plots" / f"{results_file.stem}-{figure}.svg"
+
+
+def updated(readme: str, text: str) -> str:
+    """README with the part between the markers replaced.
+
+    Raises: ValueError where the markers are missing.
+    """
+    before, begin, rest = readme.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"benchmarks.readme: expected {BEGIN} and {END} in README.md")
+    return f"{before}{BEGIN}\n{text}{END}{after}"
+
+
+def stale(readme: Path, results: Path) -> list[str]:
+    """What `python -m benchmarks.readme` would change, in words."""
+    old = readme.read_text()
+    found = [] if updated(old, section(results)) == old else [f"{readme.name}: the performance section is out of date"]
+    for path in sorted(results.glob("*.json")):
+        images = [image for image in (figure_path(path, figure) for figure in FIGURES) if image.exists()]
+        if not images:
+            found.append(f"{path.name}: its figures are missing")
+        found += [f"{i.name}: drawn from other results" for i in images if report.digest(path) not in i.read_text()]
+    return found
+
+
+def main(argv: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where something is stale")
+    options = parser.parse_args(argv)
+    readme = ROOT / "README.md"
+    if options.check:
+        found = stale(readme, RESULTS)
+        print("\n".join([*found, "run `make readme-figures`"]) if found else "README.md is up to date")
+        return 1 if found else 0
+    from .plot import draw  # needs matplotlib, which --check does not
+
+    for path in sorted(RESULTS.glob("*.json")):
+        draw(path, RESULTS / "plots")
+    readme.write_text(updated(readme.read_text(), section(RESULTS)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

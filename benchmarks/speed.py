@@ -1,0 +1,292 @@
+"""`python -m benchmarks.speed --device cpu|cuda --out FILE`: cas_ext against its peers over the grid of cases.py.
+
+By default every axis is crossed for cas_ext, and the peers are measured on the settings that differ from the first
+value of each axis in at most one. The file is rewritten after every setting, so an interrupted run leaves what it has
+measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib.util
+import json
+import math
+import shlex
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from . import cases, machine, measure, report
+from .cases import Setting
+from .measure import BufferSet
+from .memory import peak_extra_bytes
+from .oracle import Oracle, OwnFormula
+from .peers import DEFAULT_PEERS, PEERS, Loss
+
+TINY_ROTATION = 1 << 20  # bytes, for the scale "tiny"
+# Farther off than this, an implementation computes something else: rounding to the type, times a large sum.
+TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-2, "float16": 5e-3}
+PEER_DISTANCE = {"base": 0, "star": 1, "full": 4}  # axes on which a setting with peers may differ from the base
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
+    many = {"nargs": "*", "metavar": "NAME"}
+    parser.add_argument("--device", choices=("cpu", "cuda"), required=True)
+    parser.add_argument("--cases", choices=cases.SIZES, default=list(cases.SIZES), **many)
+    parser.add_argument("--dtypes", choices=cases.DTYPES, default=["float32", "bfloat16"], **many)
+    parser.add_argument("--layouts", choices=cases.LAYOUTS, default=list(cases.LAYOUTS), **many)
+    parser.add_argument("--labels", choices=cases.LABELS, default=list(cases.LABELS), **many)
+    parser.add_argument("--masks", choices=cases.MASKS, default=list(cases.MASKS), **many)
+    parser.add_argument("--peers", choices=PEERS, default=list(DEFAULT_PEERS), **many)
+    parser.add_argument("--phases", choices=cases.PHASES, default=list(cases.PHASES), **many)
+    parser.add_argument("--sweep", choices=cases.SWEEPS, default=[], **many)
+    parser.add_argument(
+        "--peer-grid",
+        choices=PEER_DISTANCE,
+        default="star",
+        help="settings that peers are measured on: the first value of each axis; one axis varied; all",
+    )
+    parser.add_argument("--scale", choices=cases.SCALES, help="sizes; full on cuda, else cpu")
+    parser.add_argument("--threads", type=int, help="CPU threads; PyTorch's own choice if not given")
+    parser.add_argument("--budget", type=float, default=0.5, help="seconds for each implementation and phase")
+    parser.add_argument(
+        "--allocator", choices=("keep", "default"), default="keep", help="what glibc does with freed memory"
+    )
+    parser.add_argument("--out", type=Path, required=True)
+    options = parser.parse_args(argv)
+    options.scale = options.scale or ("full" if options.device == "cuda" else "cpu")
+    for axis in ("dtypes", "layouts", "labels", "masks", "phases"):
+        if not getattr(options, axis):
+            parser.error(f"--{axis}: expected at least one name")
+    if options.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: expected a CUDA device, got none")
+    return options
+
+
+def progress(steps: Iterable, total: int) -> Iterator:
+    """A progress bar where tqdm is installed."""
+    if importlib.util.find_spec("tqdm") is None:
+        return iter(steps)
+    from tqdm import tqdm
+
+    return iter(tqdm(steps, total=total, unit="setting", dynamic_ncols=True, disable=None))
+
+
+def say(line: str) -> None:
+    if importlib.util.find_spec("tqdm") is None:
+        print(line, flush=True)
+    else:
+        from tqdm import tqdm
+
+        tqdm.write(line, file=sys.stdout)
+
+
+class Run:
+    """One invocation: its options, the machine's figures, and the rows so far."""
+
+    def __init__(self, options: argparse.Namespace, command: str) -> None:
+        self.options, self.device = options, options.device
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        kept = self.device == "cpu" and options.allocator == "keep" and machine.keep_freed_memory()
+        cache = machine.last_level_cache(self.device)
+        self.rotation = TINY_ROTATION if options.scale == "tiny" else machine.ROTATIONS * cache
+        memory = machine.Memory(self.device, self.rotation)
+        self.flush = memory.flush if self.device == "cpu" else None
+        self.result = {
+            **machine.describe(self.device, command),
+            "device_type": self.device,
+            "threads": torch.get_num_threads() if self.device == "cpu" else None,
+            "scale": options.scale,
+            "last_level_cache_bytes": cache,
+            "rotation_bytes": self.rotation,
+            "allocator": ("keeps freed memory" if kept else "default") if self.device == "cpu" else "caching",
+            "ceilings": memory.ceilings(),
+            "ceilings_at_end": None,
+            "unavailable_peers": unavailable(options),
+            "rows": [],
+        }
+        self.sets: list[BufferSet] = []
+        self.losses: dict[str, Loss] = {}
+        self.inputs_of: tuple | None = None
+
+    def measure(self, setting: Setting, peers: list[str]) -> None:
+        self._prepare(setting)
+        regions = setting.case.regions
+        memory = machine.free_memory(self.device)
+        needed = {name: PEERS[name].bytes_needed(setting) for name in peers}
+        absent = {name: f"needs about {n / 2**30:.0f} GiB" if n > memory else None for name, n in needed.items()}
+        present = [name for name in peers if absent[name] is None]
+        first = self.sets[0]
+        oracle = Oracle(first.input, first.target, regions)
+        errors = {}
+        for name in list(present):
+            with self._reporting_failure(name, absent):
+                if name not in self.losses:
+                    self.losses[name] = PEERS[name].build()
+                judge = oracle
+                if PEERS[name].kind == "authors":
+                    judge = OwnFormula(PEERS[name].loss, first.input, first.target, regions)
+                errors[name] = self._errors(self.losses[name], judge, regions)
+        present = [name for name in present if name in errors]
+        peaks = {}
+        for name in present:
+            with self._reporting_failure(name, absent):
+                peaks[name] = peak_extra_bytes(self.losses[name], first, regions)
+        present = [name for name in present if name in peaks]
+        for phase in self.options.phases:
+            timings = self._time(present, regions, phase, absent)
+            for name in peers:
+                if name in timings:
+                    self._add_row(setting, name, phase, timings[name], errors[name][phase], peaks[name][phase])
+                else:
+                    self._add_row(setting, name, phase, None, None, None, absent[name])
+
+    @contextmanager
+    def _reporting_failure(self, name: str, absent: dict[str, str | None]) -> Iterator[None]:
+        """An implementation that cannot be compiled or runs out of memory loses its rows, not the run."""
+        try:
+            yield
+        except Exception as error:
+            absent[name] = f"{type(error).__name__}: {str(error).strip()}".splitlines()[0][:160]
+            if self.device == "cuda":
+                torch.cuda.empty_cache()
+
+    def _prepare(self, setting: Setting) -> None:
+        """Buffer sets for this setting; inputs and compiled peers stay while case, dtype and layout do."""
+        key = (setting.case, setting.dtype, setting.layout)
+        if key != self.inputs_of:
+            self.sets, self.losses, self.inputs_of = [], {}, key
+            torch._dynamo.reset()
+            gc.collect()
+            if self.device == "cuda":
+                torch.cuda.empty_cache()
+            size = setting.input_bytes + setting.target_bytes
+            count = max(1, min(measure.MAX_CALLS, math.ceil(self.rotation / size)))
+            first = cases.make_input(setting, self.device)
+            inputs = [first, *(first.detach().clone().requires_grad_() for _ in range(1, count))]
+            self.sets = [BufferSet(input, torch.empty(0)) for input in inputs]
+        target = cases.make_target(setting, self.device)
+        for i, s in enumerate(self.sets):
+            s.target, s.gradient = target.clone() if i else target, None
+
+    def _errors(self, loss: Loss, oracle: Oracle | OwnFormula, regions: int) -> dict[str, float]:
+        first = self.sets[0]
+        value = loss(first.input, first.target, regions)
+        of_loss = oracle.loss_error(value)
+        of_gradient = oracle.gradient_error(measure.gradient_of(value, first.input))
+        both = max(of_loss, of_gradient) if math.isfinite(of_loss + of_gradient) else math.inf
+        return {"forward": of_loss, "backward": of_gradient, "both": both}
+
+    def _time(
+        self, names: list[str], regions: int, phase: str, absent: dict[str, str | None]
+    ) -> dict[str, measure.Timing]:
+        budget = self.options.budget
+        if self.device == "cpu":
+            losses = {name: self.losses[name] for name in names}
+            return measure.time_cpu(losses, self.sets, regions, phase, budget, self.flush)
+        timings = {}
+        for name in names:
+            with self._reporting_failure(name, absent):
+                timings[name] = measure.time_cuda(self.losses[name], self.sets, regions, phase, budget)
+        return timings
+
+    def _add_row(
+        self,
+        setting: Setting,
+        name: str,
+        phase: str,
+        timing: measure.Timing | None,
+        error: float | None,
+        peak: int | None,
+        note: str | None = None,
+    ) -> None:
+        row = {
+            "case": setting.case.name,
+            "shape": list(setting.case.shape),
+            "regions": setting.case.regions,
+            "sweep": setting.case.sweep,
+            "dtype": setting.dtype,
+            "layout": setting.layout,
+            "labels": str(setting.label_dtype).removeprefix("torch."),
+            "mask": setting.mask,
+            "impl": name,
+            "kind": PEERS[name].kind,
+            "phase": phase,
+            **dict.fromkeys(("ms", "eager_ms", "gbps", "share_of_ceiling", "rel_error", "peak_extra_bytes")),
+            **dict.fromkeys(("spread", "samples", "timer")),
+            "note": note,
+        }
+        if timing is not None:
+            ideal_ms = 1e3 * self.ideal_seconds(setting, phase)
+            row |= vars(timing)
+            row["gbps"] = cases.floor_bytes(setting, phase) / timing.ms / 1e6
+            row["share_of_ceiling"] = ideal_ms / timing.ms
+            row["rel_error"] = error if math.isfinite(error) else None
+            row["peak_extra_bytes"] = peak
+            if not error <= TOLERANCE[setting.dtype]:
+                row["note"] = f"wrong result: error {error:.1e}"
+        self.result["rows"].append(row)
+        say(report.row_line(row))
+
+    def ideal_seconds(self, setting: Setting, phase: str) -> float:
+        """The floor's bytes at the ceilings: forward only reads; backward reads and writes, like a copy."""
+        read, copy = (1e9 * self.result["ceilings"][name] for name in ("read_gbps", "copy_gbps"))
+        forward = cases.floor_bytes(setting, "forward") / read
+        backward = cases.floor_bytes(setting, "backward") / copy
+        return {"forward": forward, "backward": backward, "both": forward + backward}[phase]
+
+    def finish(self) -> None:
+        self.sets, self.losses = [], {}
+        self.result["ceilings_at_end"] = machine.Memory(self.device, self.rotation).ceilings()
+        self.write()
+
+    def write(self) -> None:
+        partial = self.options.out.with_suffix(".partial")
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(self.result, indent=1, allow_nan=False) + "\n")
+        partial.replace(self.options.out)
+
+
+def unavailable(options: argparse.Namespace) -> dict[str, str]:
+    """The peers asked for that cannot run in this environment, and why."""
+    reasons = {name: PEERS[name].why_unavailable() for name in options.peers}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
+
+
+def plan(options: argparse.Namespace) -> list[tuple[Setting, list[str]]]:
+    """The settings in the order in which they are measured, each with its implementations."""
+    available = [name for name in options.peers if name not in unavailable(options)]
+    points = [cases.case(name, options.scale) for name in options.cases]
+    points += [point for sweep in options.sweep for point in cases.sweep_cases(sweep, options.scale)]
+    base = {axis: getattr(options, axis)[0] for axis in ("labels", "masks", "dtypes", "layouts")}
+    planned = []
+    for setting in cases.settings(points, options.dtypes, options.layouts, options.labels, options.masks):
+        origin = Setting(setting.case, base["dtypes"], base["layouts"], base["labels"], base["masks"])
+        with_peers = setting.differences(origin) <= PEER_DISTANCE[options.peer_grid]
+        names = [name for name in available if with_peers or PEERS[name].kind == "ours"]
+        names = [name for name in names if PEERS[name].applies(setting, options.device)]
+        if names:
+            planned.append((setting, names))
+    return planned
+
+
+def main(argv: list[str]) -> int:
+    options = parse(argv)
+    planned = plan(options)
+    run = Run(options, shlex.join(["python", "-m", "benchmarks.speed", *argv]))
+    for setting, names in progress(planned, len(planned)):
+        run.measure(setting, names)
+        run.write()
+    run.finish()
+    print(report.summary(run.result))
+    return 1 if any(row["note"] for row in run.result["rows"] if row["kind"] == "ours") else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,442 @@
+"""The benchmark suite: peers compute the same loss, masks and files are what they claim to be, the programs run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+from tolerances import TOLERANCE
+
+import cas_ext
+from benchmarks import cases, gpu_check, masks, measure, memory, oracle, peers, readme, report, sanitize_case, speed
+from benchmarks.cases import Case, Setting
+
+# Peers sum in float32 in whatever order: some hundred roundings. In half precision the gradient is rounded once more.
+PEER_TOLERANCE = {"float32": 2e-5, "bfloat16": TOLERANCE[torch.bfloat16].rounding + 2e-5}
+CPU_PEERS = [name for name, peer in peers.PEERS.items() if not peer.cuda_only and peer.why_unavailable() is None]
+EAGER_PEERS = [name for name in CPU_PEERS if not peers.PEERS[name].compile]
+COMPILED_PEERS = [name for name in CPU_PEERS if peers.PEERS[name].compile]
+DESCRIBED = {"device", "torch", "cuda", "driver", "commit", "date", "command", "ceilings", "rows"}
+AXES = {"case", "dtype", "layout", "labels", "mask", "impl", "phase"}
+FIGURES = {"ms", "eager_ms", "gbps", "share_of_ceiling", "rel_error", "peak_extra_bytes"}
+
+
+def setting(name="voc", **changes):
+    axes = {"dtype": "float32", "layout": "nchw", "labels": "small", "mask": "random"} | changes
+    return Setting(cases.case(name, "tiny"), **axes)
+
+
+def judged(loss, case_setting, judge=None):
+    """(error of the loss, error of the gradient)."""
+    input, target = cases.make_input(case_setting, "cpu"), cases.make_target(case_setting, "cpu")
+    judge = (judge or oracle.Oracle)(input, target, case_setting.case.regions)
+    value = loss(input, target, case_setting.case.regions)
+    return judge.loss_error(value), judge.gradient_error(measure.gradient_of(value, input))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("layout", cases.LAYOUTS)
+@pytest.mark.parametrize(
+    "name", [name for name in EAGER_PEERS if peers.PEERS[name].kind in ("ours", "eager", "library")]
+)
+def test_eager_peer_agrees_with_the_reference(name, layout, dtype):
+    # The reference computes in the dtype of its input, so in bfloat16 it is no peer.
+    if (name, dtype) == ("reference", "bfloat16"):
+        return
+    for case_name, mask in (("voc", "random"), ("volume", "coherent"), ("paper", "absent"), ("voc", "absent")):
+        of_loss, of_gradient = judged(peers.PEERS[name].loss, setting(case_name, dtype=dtype, layout=layout, mask=mask))
+        assert of_loss <= PEER_TOLERANCE["float32"]
+        assert of_gradient <= PEER_TOLERANCE[dtype]
+
+
+def judged_after_compilation(name):
+    peer = peers.PEERS[name]
+    judge = (lambda *tensors: oracle.OwnFormula(peer.loss, *tensors)) if peer.kind == "authors" else None
+    torch._dynamo.reset()
+    return judged(peer.build(), setting("paper" if peer.max_regions == 2 else "voc"), judge)
+
+
+@pytest.mark.parametrize("name", COMPILED_PEERS)
+def test_compiled_peer_is_one_graph_that_agrees_with_the_reference(monkeypatch, name):
+    compile = torch.compile
+
+    def without_inductor(loss, *, options, **arguments):  # which would take seconds a peer
+        return compile(loss, backend="aot_eager", **arguments)
+
+    monkeypatch.setattr(torch, "compile", without_inductor)
+    assert max(judged_after_compilation(name)) <= PEER_TOLERANCE["float32"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", COMPILED_PEERS)
+def test_compiled_peer_agrees_with_the_reference(name):
+    assert max(judged_after_compilation(name)) <= PEER_TOLERANCE["float32"]
+
+
+def test_the_authors_formula_on_a_hand_computed_image():
+    # Foreground {1, 3}: mean 2, variance 1. Background {5, 5}. 0.5 * 1 - 0.5 * (2 - 5)^2 = -4, but for the epsilon.
+    input = torch.tensor([1.0, 3.0, 5.0, 5.0]).reshape(1, 1, 2, 2)
+    target = torch.tensor([1, 1, 0, 0], dtype=torch.uint8).reshape(1, 2, 2)
+    assert peers.authors(input, target, 2).item() == pytest.approx(-4, abs=1e-3)
+    assert peers.authors(input, target, 2).item() != -4
+
+
+@pytest.mark.parametrize("mask", ["random", "absent", "giant"])
+def test_the_streaming_oracle_equals_the_reference(mask):
+    case_setting = setting("voc", mask=mask)
+    input, target = cases.make_input(case_setting, "cpu"), cases.make_target(case_setting, "cpu")
+    wide = input.detach().double().requires_grad_()
+    expected = cas_ext.reference.cas_loss(wide, target, num_regions=20)
+    found = oracle.Oracle(input, target, 20)
+    assert found.loss_error(expected) <= 1e-12
+    assert found.gradient_error(measure.gradient_of(expected, wide)) <= 1e-12
+    assert found.gradient_error(torch.full_like(wide, float("nan"))) != found.gradient_error(wide)
+
+
+def changes_along_rows(mask):
+    return (mask[..., 1:] != mask[..., :-1]).float().mean().item()
+
+
+@pytest.mark.parametrize("shape", [(3, 64, 48), (1, 24, 20, 16)], ids=["image", "volume"])
+@pytest.mark.parametrize("regions", [2, 7, 60])
+def test_masks_are_what_their_names_say(shape, regions):
+    def make(kind):
+        mask = masks.make_mask(kind, shape, regions)
+        assert mask.shape == shape and mask.min() >= 0 and mask.max() < regions
+        assert torch.equal(mask, masks.make_mask(kind, shape, regions))
+        return mask
+
+    coherent, absent = make("coherent"), make("absent")
+    assert all(len(image.unique()) == regions for image in coherent)
+    assert changes_along_rows(coherent) < 0.35 and changes_along_rows(absent) < 0.35
+    assert all(len(image.unique()) <= (regions + 1) // 2 for image in absent)
+    assert changes_along_rows(make("random")) == pytest.approx(1 - 1 / regions, abs=0.05)
+    assert changes_along_rows(make("checkerboard")) == 1
+    for image in make("giant"):
+        counts = image.flatten().bincount(minlength=regions)
+        assert counts[0] == image.numel() - (regions - 1) and (counts[1:] == 1).all()
+
+
+def test_ragged_images_have_no_multiple_of_8_pixels():
+    for name in cases.SIZES:
+        for scale in cases.SCALES:
+            ragged = cases.case(name, scale).ragged()
+            assert ragged.pixels // ragged.shape[0] % 2 == 1
+            assert ragged.shape[:2] == cases.case(name, scale).shape[:2]
+
+
+def test_inputs_are_random_leaves_of_the_layout_asked_for():
+    input = cases.make_input(setting(layout="channels_last", dtype="bfloat16"), "cpu")
+    assert input.requires_grad and input.is_leaf and input.dtype == torch.bfloat16
+    assert input.is_contiguous(memory_format=torch.channels_last)
+    assert input.detach().float().std() > 0.5
+    assert cases.make_target(setting("superpixel"), "cpu").dtype == torch.int16
+
+
+def test_floors_are_those_of_the_documentation():
+    # Forward e + l/M, backward that and e more; at M = 2, float32, uint8: 3.25 times the input in all.
+    paper = Setting(cases.case("paper", "full"), "float32", "nchw", "small", "coherent")
+    assert cases.floor_bytes(paper, "both") == 3.25 * paper.input_bytes
+    assert cases.floor_bytes(paper, "forward") == paper.input_bytes + paper.case.pixels
+
+
+def test_rotation_uses_every_buffer_set_in_turn_and_keeps_gradients():
+    case_setting = setting("tiny")
+    input, target = cases.make_input(case_setting, "cpu"), cases.make_target(case_setting, "cpu")
+    sets = [measure.BufferSet(input.detach().clone().requires_grad_(), target) for _ in range(3)]
+    times = measure.time_cpu({"a": peers.onehot, "b": peers.scatter_add}, sets, 2, "backward", 0.005, lambda: None)
+    assert all(s.gradient is not None and s.gradient.shape == input.shape for s in sets)
+    assert all(timing.ms > 0 and timing.samples >= measure.MIN_SAMPLES for timing in times.values())
+
+
+@pytest.mark.parametrize("phase", cases.PHASES)
+@pytest.mark.parametrize("capturable", [True, False])
+def test_cuda_timer_replays_forward_before_backward(monkeypatch, phase, capturable):
+    """time_cuda with a stand-in for torch.cuda: what is captured, and in which order it runs."""
+    ran = []
+
+    class Graph:
+        @contextlib.contextmanager
+        def capture(self):
+            if not capturable:
+                raise RuntimeError("operation not permitted when stream is capturing")
+            before = len(ran)
+            yield
+            self.steps = ran[before:]
+
+        def replay(self):
+            ran.extend(self.steps)
+
+    class Event:
+        def record(self):
+            self.at = len(ran)
+
+        def elapsed_time(self, end):
+            return float(end.at - self.at)
+
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    fake = SimpleNamespace(
+        CUDAGraph=Graph,
+        Event=lambda enable_timing: Event(),
+        Stream=lambda: stream,
+        current_stream=lambda: stream,
+        stream=lambda s: contextlib.nullcontext(),
+        graph=lambda graph, pool=None: graph.capture(),
+        graph_pool_handle=lambda: 1,
+        empty_cache=lambda: None,
+        synchronize=lambda: None,
+    )
+    monkeypatch.setattr(measure.torch, "cuda", fake)
+
+    class Loss(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, input, target, regions):
+            ran.append("forward")
+            ctx.save_for_backward(input)
+            return input.sum()
+
+        @staticmethod
+        def backward(ctx, weight):
+            ran.append("backward")
+            return torch.ones_like(ctx.saved_tensors[0]), None, None
+
+    sets = [measure.BufferSet(torch.ones(2, requires_grad=True), torch.zeros(2)) for _ in range(3)]
+    timing = measure.time_cuda(Loss.apply, sets, 2, phase, 0.001)
+    assert timing.timer == ("graph" if capturable else "events")
+    assert timing.ms == (2 if phase == "both" else 1)  # steps of a call between its events
+    last = ran[-2 * len(sets) :]
+    if phase == "backward":
+        half = len(ran) - ran[::-1].index("forward")
+        assert set(ran[half:]) == {"backward"} and ran[half - 1] == "forward"
+    else:
+        assert last == (["forward"] * 2 if phase == "forward" else ["forward", "backward"]) * len(sets)
+
+
+def test_peak_memory_is_what_a_call_holds_beyond_its_gradient():
+    def loss(input, target, regions):
+        return (input * torch.ones(regions * input.numel()).reshape(regions, -1).sum(0).view_as(input)).sum()
+
+    input = torch.ones(1000, requires_grad=True)
+    peak = memory.peak_extra_bytes(loss, measure.BufferSet(input, torch.zeros(1000)), 7)
+    assert 7 * input.nbytes <= peak["forward"] <= 9.1 * input.nbytes
+    assert peak["forward"] <= peak["both"] <= 9.1 * input.nbytes
+
+
+ARGUMENTS = "--device cpu --scale tiny --budget 0.002 --dtypes float32 --layouts nchw --labels small int64"
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """A results file of the command-line program, on sizes that take no time."""
+    path = tmp_path_factory.mktemp("results") / "tiny.json"
+    chosen = "--threads 1 --cases paper voc --masks coherent random ragged --sweep regions channels"
+    chosen += " --peers cas_ext onehot authors"
+    command = [sys.executable, "-m", "benchmarks.speed", *ARGUMENTS.split(), *chosen.split(), "--out", str(path)]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=readme.ROOT)
+    assert process.returncode == 0, process.stdout[-2000:] + process.stderr[-2000:]
+    assert "x compiled" in process.stdout and "error" in process.stdout
+    return path
+
+
+def test_results_have_the_documented_keys(results):
+    result = report.load(results)
+    assert set(result) >= DESCRIBED and set(result["ceilings"]) == {"read_gbps", "copy_gbps"}
+    assert result["threads"] == 1 and result["scale"] == "tiny" and result["rows"]
+    assert str(results) in result["command"]
+    for row in result["rows"]:
+        assert set(row) >= AXES | FIGURES
+        assert row["phase"] in cases.PHASES and row["dtype"] in cases.DTYPES and row["mask"] in cases.MASKS
+        assert row["ms"] > 0 and row["share_of_ceiling"] > 0 and row["rel_error"] <= 1e-5 and row["note"] is None
+
+
+def test_results_hold_the_grid_that_was_asked_for(results):
+    rows = report.load(results)["rows"]
+    measured = {(row["case"], row["labels"], row["mask"]) for row in rows if row["impl"] == "cas_ext"}
+    wanted = {
+        (c, label, m)
+        for c in ("paper", "voc")
+        for label in ("uint8", "int64")
+        for m in ("coherent", "random", "ragged")
+    }
+    assert wanted <= measured
+    # Peers: where at most one axis differs from the first value. The authors' formula: two regions only.
+    assert not [r for r in rows if r["impl"] == "onehot" and r["labels"] == "int64" and r["mask"] != "coherent"]
+    assert {r["regions"] for r in rows if r["impl"] == "authors"} == {2}
+    assert {r["sweep"] for r in rows} == {None, "regions", "channels"}
+
+
+def test_a_missing_gpu_and_an_empty_axis_are_usage_errors(capsys):
+    with pytest.raises(SystemExit):
+        speed.parse(["--device", "cpu", "--out", "x", "--phases"])
+    assert "--phases: expected at least one name" in capsys.readouterr().err
+    if not torch.cuda.is_available():
+        with pytest.raises(SystemExit):
+            speed.parse(["--device", "cuda", "--out", "x"])
+        assert "expected a CUDA device, got none" in capsys.readouterr().err
+
+
+def test_a_peer_that_fails_leaves_a_note_and_the_run_goes_on(monkeypatch, tmp_path):
+    def broken(input, target, regions):
+        raise NotImplementedError("not on this machine\nmore")
+
+    monkeypatch.setitem(peers.PEERS, "onehot", peers.Peer(broken, "eager"))
+    monkeypatch.setattr(speed.machine, "keep_freed_memory", lambda: False)  # outlives the test
+    arguments = (
+        f"{ARGUMENTS} --cases tiny --masks coherent --peers cas_ext onehot --phases both --out {tmp_path / 'r.json'}"
+    )
+    assert speed.main(arguments.split()) == 0
+    failed = [row for row in report.load(tmp_path / "r.json")["rows"] if row["impl"] == "onehot"]
+    assert failed and all(row["ms"] is None for row in failed)
+    assert failed[0]["note"] == "NotImplementedError: not on this machine"
+
+
+def row(impl, kind, ms, phase="both", **changes):
+    base = {"case": "paper", "shape": [40, 2, 256, 256], "regions": 2, "sweep": None, "dtype": "float32"}
+    base |= {"layout": "nchw", "labels": "uint8", "mask": "coherent", "impl": impl, "kind": kind, "phase": phase}
+    base |= {"ms": ms, "eager_ms": ms, "share_of_ceiling": 0.8, "rel_error": 1e-7, "peak_extra_bytes": 0}
+    return base | changes
+
+
+def made_up(*rows):
+    ceilings = {"read_gbps": 10.0, "copy_gbps": 8.0}
+    described = {"device": "A", "torch": "2", "date": "2026-01-01", "commit": None, "threads": 1, "scale": "cpu"}
+    return {**described, "device_type": "cpu", "ceilings": ceilings, "unavailable_peers": {}, "rows": list(rows)}
+
+
+def test_a_missed_target_is_named():
+    rows = [row("cas_ext", "ours", 1.0), row("cas_ext", "ours", 1.0, "forward", share_of_ceiling=0.5)]
+    rows += [
+        row("scatter_add", "eager", 13.0),
+        row("onehot", "eager", 2.0),
+        row("a", "compiled", 9.0),
+        row("b", "compiled", 8.0),
+    ]
+    (group,) = report.groups(rows).values()
+    assert report.missed(group, "cpu") == ["forward 50% < 70%", "13.0x scatter_add < 14x"]
+    assert report.missed(group, "cuda") == ["forward 50% < 92%", "2.0x eager < 10x"]
+    adversarial = [{**r, "mask": "random"} for r in rows]
+    assert report.missed(next(iter(report.groups(adversarial).values())), "cpu") == ["13.0x scatter_add < 14x"]
+    assert "13.0x scatter_add < 14x" in report.summary(made_up(*rows))
+
+
+def test_two_runs_are_compared_by_their_ratios():
+    first = made_up(row("cas_ext", "ours", 1.0), row("onehot", "eager", 10.0))
+    same = made_up(row("cas_ext", "ours", 2.0), row("onehot", "eager", 21.0))
+    other = made_up(row("cas_ext", "ours", 1.0), row("onehot", "eager", 12.0))
+    assert report.compare(first, same)[1]
+    text, agree = report.compare(first, other)
+    assert not agree and "10.00 and 12.00" in text
+
+
+def test_plots_are_written_as_svg_from_a_run(results, tmp_path):
+    pytest.importorskip("matplotlib")
+    from benchmarks import plot
+
+    assert plot.main([str(results), "--out", str(tmp_path)]) == 0
+    images = sorted(path.name for path in tmp_path.iterdir())
+    assert images == [f"tiny-{name}.svg" for name in ("channels", "memory", "regions", "share")]
+    for path in tmp_path.iterdir():
+        text = path.read_text()
+        assert text.count("<svg") == 1 and report.digest(results) in text
+        assert "fill: #ffffff" not in text, "the background must be transparent"
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    plot.main([str(results), "--out", str(tmp_path)])
+    assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}, "the same results, another file"
+
+
+def test_readme_check_detects_staleness(results, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("matplotlib")
+    folder = tmp_path / "results"
+    folder.mkdir()
+    (folder / "cpu.json").write_bytes(results.read_bytes())
+    monkeypatch.setattr(readme, "ROOT", tmp_path)
+    monkeypatch.setattr(readme, "RESULTS", folder)
+    page = tmp_path / "README.md"
+    page.write_text(f"# Title\n{readme.BEGIN}\n{readme.END}\nafter\n")
+    assert readme.main(["--check"]) == 1
+    assert readme.main([]) == 0
+    assert readme.main(["--check"]) == 0
+    text = page.read_text()
+    assert "| paper | 3x2x16x20 | 2 |" in text and "(results/plots/cpu-share.svg)" in text
+    assert text.startswith("# Title\n") and text.endswith("\nafter\n")
+
+    changed = report.load(folder / "cpu.json")
+    changed["rows"][0]["ms"] *= 2
+    (folder / "cpu.json").write_text(json.dumps(changed))
+    assert readme.main(["--check"]) == 1
+    assert "cpu-share.svg: drawn from other results" in capsys.readouterr().out
+
+
+def test_readme_without_markers_is_an_error():
+    with pytest.raises(ValueError, match="expected <!-- performance:begin -->"):
+        readme.updated("no markers", "text")
+
+
+def python(code):
+    return [sys.executable, "-c", code]
+
+
+def test_stages_report_success_failure_and_time_out(tmp_path):
+    stages = [
+        gpu_check.Stage("good", python("print('hello from a stage')"), 20, {"SOME_VARIABLE": "1"}),
+        gpu_check.Stage("bad", python("raise SystemExit(3)"), 20),
+        gpu_check.Stage("slow", python("import time; time.sleep(60)"), 0.3),
+        gpu_check.Stage("absent", [], 20, skip="not installed"),
+    ]
+    start = time.monotonic()
+    outcomes = gpu_check.run_all(stages, tmp_path)
+    assert time.monotonic() - start < 30
+    assert [o.status for o in outcomes] == [
+        "passed",
+        "failed: exit 3",
+        "failed: more than 0 s",
+        "skipped: not installed",
+    ]
+    assert [o.failed for o in outcomes] == [False, True, True, False]
+    assert "hello from a stage" in (tmp_path / "log.txt").read_text()
+    assert "bad" in gpu_check.summary(outcomes)
+
+
+def test_a_stage_without_time_left_fails(tmp_path):
+    (outcome,) = gpu_check.run_all([gpu_check.Stage("late", python("pass"), 20)], tmp_path, total_s=1)
+    assert outcome.status == "failed: no time left"
+
+
+def test_gpu_check_says_what_is_missing(tmp_path, capsys):
+    assert gpu_check.missing(False, "nvcc") == "gpu_check: expected a CUDA device, got none"
+    assert "expected nvcc" in gpu_check.missing(True, None)
+    assert gpu_check.missing(True, "nvcc") is None
+    if not torch.cuda.is_available():
+        assert gpu_check.main(["--out", str(tmp_path / "out")]) == 2
+        assert "expected a CUDA device, got none" in capsys.readouterr().err
+
+
+def test_the_timing_stage_of_gpu_check_runs(tmp_path):
+    stage = gpu_check.timing_stage(tmp_path, device="cpu", scale="tiny")
+    # Its own arguments, but for the peer that takes seconds to compile and the time that it measures for.
+    assert "reference_compiled" in stage.command
+    command = [word for word in stage.command if word != "reference_compiled"] + ["--budget=0.002"]
+    (outcome,) = gpu_check.run_all([gpu_check.Stage(stage.name, command, 60)], tmp_path)
+    assert outcome.status == "passed", (tmp_path / "log.txt").read_text()
+    rows = report.load(tmp_path / "timings.json")["rows"]
+    assert {row["case"] for row in rows} == {"paper", "voc", "embedding"}
+    assert {row["impl"] for row in rows} == {"cas_ext", "reference"}
+
+
+def test_every_stage_command_names_a_program_that_exists(tmp_path):
+    stages = [gpu_check.build_stage(), gpu_check.test_stage(tmp_path), gpu_check.timing_stage(tmp_path)]
+    for stage in [*stages, gpu_check.sanitizer_stage("memcheck")]:
+        assert sys.executable in stage.command
+    assert (readme.ROOT / "setup.py").exists()
+
+
+def test_sanitizer_cases_agree_with_the_reference_on_the_cpu():
+    assert sanitize_case.main(["--device", "cpu"]) == 0
+    assert {c.dtype for c in sanitize_case.CASES} == set(TOLERANCE)
+    assert Case("x", (1, 2, 8, 8), 2).ragged().shape == (1, 2, 7, 7)
