@@ -1,0 +1,96 @@
+"""What `import cas_ext` gives, without and with the command line."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+import cas_ext
+
+
+def python(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """Runs this interpreter; a child finds cas_ext where this process found it."""
+    path = os.pathsep.join(p for p in sys.path if p)
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env=os.environ | {"PYTHONPATH": path} | environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_version_is_a_version():
+    assert re.fullmatch(r"\d+\.\d+\.\d+([a-z.+].*)?", cas_ext.__version__)
+
+
+def test_public_names_are_the_documented_ones():
+    assert {"cas_loss", "CASLoss", "region_moments", "RegionMoments", "reference", "info"} <= set(cas_ext.__all__)
+    for name in cas_ext.__all__:
+        assert getattr(cas_ext, name) is not None
+
+
+def test_signatures_are_the_documented_ones():
+    def parameters(function):
+        return {p.name: p.default for p in inspect.signature(function).parameters.values() if p.name != "self"}
+
+    required = inspect.Parameter.empty
+    options = dict(alpha=0.5, num_regions=None, ignore_index=-100, pairs="ordered", reduction="mean")
+    options |= dict(return_terms=False, validate=None)
+    assert parameters(cas_ext.cas_loss) == {"input": required, "target": required} | options
+    assert parameters(cas_ext.CASLoss.__init__) == options
+    assert parameters(cas_ext.region_moments) == {
+        "input": required, "target": required, "num_regions": required, "ignore_index": -100, "validate": None
+    }  # fmt: skip
+
+
+def test_public_functions_have_docstrings_with_arguments():
+    for function in (cas_ext.cas_loss, cas_ext.CASLoss, cas_ext.region_moments):
+        text = inspect.getdoc(function)
+        for word in ("input", "target", "num_regions", "ignore_index"):
+            assert word in text or function is cas_ext.CASLoss, f"{function.__name__} does not document {word}"
+
+
+def test_info_names_the_versions_and_the_devices():
+    shown = str(cas_ext.info())
+    assert cas_ext.__version__ in shown
+    assert torch.__version__ in shown
+    assert "cuda" in shown.lower() and "cpu" in shown.lower()
+
+
+def test_info_runs_from_the_command_line():
+    run = python("-m", "cas_ext.info")
+    assert run.returncode == 0, run.stderr
+    assert cas_ext.__version__ in run.stdout and torch.__version__ in run.stdout
+
+
+def test_import_succeeds_with_every_gpu_hidden():
+    run = python("-W", "error", "-c", "import cas_ext; print(cas_ext.__version__)", CUDA_VISIBLE_DEVICES="")
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == cas_ext.__version__
+    assert run.stderr == ""
+
+
+def test_import_does_not_start_cuda():
+    # A library that creates a context on import breaks fork and costs memory on every GPU.
+    run = python("-c", "import cas_ext, torch; assert not torch.cuda.is_initialized()")
+    assert run.returncode == 0, run.stderr
+
+
+def test_loss_works_in_a_forked_process_and_in_a_fresh_one():
+    code = (
+        "import torch, cas_ext\n"
+        "print(cas_ext.cas_loss(torch.tensor([[[0., 2., 5., 9.]]]), torch.tensor([[0, 0, 1, 1]])).item())"
+    )
+    run = python("-c", code)
+    assert run.returncode == 0, run.stderr
+    assert float(run.stdout) == -33.5
+
+
+def test_package_is_typed():
+    assert (Path(cas_ext.__file__).parent / "py.typed").exists()

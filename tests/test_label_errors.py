@@ -1,0 +1,174 @@
+"""Labels out of range: on the CPU an error naming the first, on CUDA NaN for that image alone; never a wrong number."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from devices import on_devices
+from strategies import LABEL_DTYPES, TARGET_LAYOUTS, Case, lay_out_target
+
+import cas_ext
+
+WIDE = [dtype for dtype in LABEL_DTYPES if dtype != torch.bool]
+SIGNED = [dtype for dtype in WIDE if dtype.is_signed]
+
+
+def problem(label_dtype=torch.int64, device="cpu", spatial=(2, 4)):
+    """Two legal images with labels 0..2."""
+    case = Case(batch=2, spatial=spatial, label_dtype=label_dtype)
+    return case.tensors(device)
+
+
+def says(label: int, where: tuple[int, ...]) -> str:
+    # The kernels find it, and do not know which function called them.
+    return rf"(?s)^(?=.*{re.escape(str(where))})(cas_loss|region_moments|cas_ext): target must .*got {label}(?!\d)"
+
+
+def both_fail(input, target, label, where, num_regions=3, **options):
+    with pytest.raises(ValueError, match=says(label, where)):
+        cas_ext.cas_loss(input, target, num_regions=num_regions, **options)
+    with pytest.raises(ValueError, match=says(label, where)):
+        cas_ext.region_moments(input, target, num_regions, **options)
+
+
+@pytest.mark.parametrize("validate", [None, True, False])  # the CPU always checks: it costs nothing there
+@pytest.mark.parametrize("label_dtype", WIDE)
+@pytest.mark.parametrize("label", [7, 3])
+def test_label_too_large_is_named_with_its_place(label_dtype, label, validate):
+    input, target = problem(label_dtype)
+    target[1, 0, 3] = label
+    both_fail(input, target, label, (1, 0, 3), validate=validate)
+
+
+@pytest.mark.parametrize("label_dtype", SIGNED)
+@pytest.mark.parametrize("label", [-1, -7])
+@pytest.mark.parametrize("num_regions", [3, None])
+def test_negative_label_is_named_with_its_place(label_dtype, label, num_regions):
+    input, target = problem(label_dtype)
+    target[0, 1, 2] = label
+    with pytest.raises(ValueError, match=says(label, (0, 1, 2))):
+        cas_ext.cas_loss(input, target, num_regions=num_regions)
+
+
+def test_bool_label_beyond_a_single_region_is_named():
+    target = torch.tensor([[False, False, True]])
+    both_fail(torch.zeros(1, 2, 3), target, 1, (0, 2), num_regions=1)
+
+
+@pytest.mark.parametrize("label_dtype", WIDE)
+def test_ignore_index_of_another_call_is_an_error(label_dtype):
+    # 100 marks "ignore" in this data set, but nobody said so.
+    input, target = problem(label_dtype)
+    target[1, 1, 1] = 100
+    both_fail(input, target, 100, (1, 1, 1))
+    assert torch.isfinite(cas_ext.cas_loss(input, target, num_regions=3, ignore_index=100))
+
+
+@pytest.mark.parametrize(
+    ("label_dtype", "label"),
+    [
+        (torch.int64, 2**32),  # 0 in 32 bits
+        (torch.int64, 2**32 + 1),
+        (torch.int64, -(2**32)),
+        (torch.int64, 2**63 - 1),
+        (torch.int64, -(2**63)),
+        (torch.int64, 2**16),
+        (torch.int64, 2**8 + 1),
+        (torch.int32, 2**16 + 1),
+        (torch.int32, 2**31 - 1),
+        (torch.int32, -(2**31)),
+        (torch.int16, 2**8 + 1),
+        (torch.int16, -(2**15)),
+        (torch.uint8, 255),
+        (torch.int8, -128),
+    ],
+)
+def test_label_is_not_cut_to_fewer_bits(label_dtype, label):
+    input, target = problem(label_dtype)
+    target[1, 0, 0] = label
+    both_fail(input, target, label, (1, 0, 0))
+
+
+@pytest.mark.parametrize("layout", TARGET_LAYOUTS)
+def test_first_bad_label_in_reading_order_is_named_whatever_the_layout(layout):
+    input, target = problem(spatial=(40, 70))
+    labels = target.clone()
+    for place in [(0, 21, 3), (0, 21, 4), (0, 38, 1), (1, 0, 0)]:
+        labels[place] = 7 + place[0] + place[2]
+    both_fail(input, lay_out_target(labels, layout), 10, (0, 21, 3))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize("first", [(0, 0, 0), (0, 150, 200), (1, 0, 1), (2, 299, 299)])
+def test_first_bad_label_does_not_depend_on_the_threads(threads, first):
+    input, target = Case(batch=3, channels=1, spatial=(300, 300)).tensors()
+    target.view(-1)[torch.tensor(first) @ torch.tensor([90_000, 300, 1]) :] = 5
+    target[first] = 4
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        both_fail(input, target, 4, first)
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("spatial", [(), (4,), (2, 3, 2)])
+def test_place_has_as_many_coordinates_as_the_target(spatial):
+    input, target = problem(spatial=spatial)
+    target[-1] = 7
+    both_fail(input, target, 7, (1,) + (0,) * len(spatial))
+
+
+def test_next_call_works_after_an_error():
+    input, target = problem()
+    expected = cas_ext.cas_loss(input, target, num_regions=3)
+    bad = target.clone()
+    bad[0, 0, 0] = 7
+    with pytest.raises(ValueError):
+        cas_ext.cas_loss(input, bad, num_regions=3)
+    assert torch.equal(cas_ext.cas_loss(input, target, num_regions=3), expected)
+
+
+def loss_and_gradient(input, target):
+    loss = cas_ext.cas_loss(input, target, num_regions=3, reduction="none")
+    return loss.detach(), torch.autograd.grad(loss.sum(), input)[0]
+
+
+@on_devices("emulated", "cuda")
+@pytest.mark.parametrize("label_dtype", WIDE)
+@pytest.mark.parametrize("label", [3, 7, 101, -1, -101])
+@pytest.mark.parametrize("channels", [3, 9])
+def test_cuda_answers_nan_for_the_image_of_a_bad_label_and_no_other(device, label_dtype, label, channels):
+    case = Case(batch=3, channels=channels, spatial=(301,), label_dtype=label_dtype)
+    input, target = case.tensors(device.torch_device)
+    clean = loss_and_gradient(input, target)
+    target[1, 123] = label if label_dtype.is_signed else abs(label) + 2
+    loss, gradient = loss_and_gradient(input, target)
+    assert loss.isnan().tolist() == [False, True, False]
+    assert torch.equal(loss[::2], clean[0][::2])
+    assert gradient[1].isnan().any()
+    assert torch.equal(gradient[::2], clean[1][::2])
+
+
+@on_devices("emulated", "cuda")
+@pytest.mark.parametrize("pixels", [1, 300])
+def test_cuda_answers_nan_for_an_image_of_bad_labels_only(device, pixels):
+    input, _ = Case(batch=1, spatial=(pixels,)).tensors(device.torch_device)
+    target = torch.full((1, pixels), 9, device=device.torch_device)
+    assert cas_ext.cas_loss(input, target, num_regions=3).isnan()
+    assert cas_ext.region_moments(input, target, 3).scatter.isnan().all()
+
+
+@on_devices("emulated", "cuda")
+@pytest.mark.parametrize("place", [(0, 0), (1, 123), (2, 300)])
+def test_cuda_raises_for_a_bad_label_when_asked(device, monkeypatch, place):
+    input, target = Case(batch=3, spatial=(301,)).tensors(device.torch_device)
+    target[2, 300] = 8
+    target[place] = 7
+    both_fail(input, target, 7, place, validate=True)
+    monkeypatch.setenv("CAS_EXT_VALIDATE", "1")
+    both_fail(input, target, 7, place)
+    monkeypatch.setenv("CAS_EXT_VALIDATE", "0")
+    assert cas_ext.cas_loss(input, target, num_regions=3).isnan()  # and the device still works
