@@ -31,7 +31,7 @@ def parse_options(arguments: list[str] | None) -> argparse.Namespace:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--noise", type=float, default=0.5, help="share of training images with swapped labels")
-    parser.add_argument("--steps", type=int, default=500, help=f"training steps of {BATCH} images for each loss")
+    parser.add_argument("--steps", type=int, default=400, help=f"training steps of {BATCH} images for each loss")
     parser.add_argument("--seed", type=int, default=0, help="fixes images, noise, first weights and batches")
     parser.add_argument("--size", type=int, default=96, help="width and height of the images in pixels; even")
     parser.add_argument("--device", choices=["auto", "cpu", "cuda"], default="auto", help="where to train")
@@ -59,7 +59,7 @@ def choose_device(wanted: str) -> torch.device:
     try:
         probe = torch.full((1, 2, 1), 0.5, device="cuda")
         cas_ext.cas_loss(probe, torch.zeros(1, 1, dtype=torch.uint8, device="cuda"), num_regions=2).item()
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, ValueError, AssertionError) as error:
         reason = str(error).splitlines()[0]
         if wanted == "cuda":
             raise DemoError(f"--device cuda cannot be used: {reason}") from error
