@@ -47,9 +47,10 @@ def _reduce(per_image: Tensor, reduction: str) -> Tensor:
 def _apply(input: Tensor, target: Tensor, weight: Tensor, coefficients: tuple[Tensor, ...], options: Options) -> Tensor:
     """`ops.apply` with the gradient of the reduced loss, (), or of each image's, (B,)."""
     B = input.shape[0]
-    factor = 1 / max(B, 1) if options.reduction == "mean" else 1.0
     weight = weight if options.reduction == "none" else weight.expand(B)
-    gradient: Tensor = ops.apply(input, target, weight, factor, *coefficients, options.ignore_index)
+    gradient: Tensor = ops.apply(
+        input, target, weight, options.reduction == "mean", *coefficients, options.ignore_index
+    )
     return gradient
 
 
@@ -184,7 +185,7 @@ class RegionAffineFunction(torch.autograd.Function):
         shift = of_mean / count.clamp(min=1).unsqueeze(2)
         offset = (shift + scale.unsqueeze(2) * (center - wide_mean)).to(acc)
         one = torch.ones(1, dtype=acc, device=input.device).expand(input.shape[0])
-        gradient: Tensor = ops.apply(input, target, one, 1.0, scale, center, offset.contiguous(), ignore_index)
+        gradient: Tensor = ops.apply(input, target, one, False, scale, center, offset.contiguous(), ignore_index)
         return gradient
 
     @staticmethod

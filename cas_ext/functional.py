@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from typing import Any, NamedTuple
 
@@ -48,11 +47,15 @@ def check_options(
     """Raises TypeError or ValueError for an option that `cas_loss` cannot use."""
     if not isinstance(alpha, (int, float)) or isinstance(alpha, bool):
         raise TypeError(f"cas_loss: alpha must be a number in [0, 1], got {type(alpha).__name__}")
-    if not 0 <= alpha <= 1 or math.isnan(alpha):
+    if not 0 <= alpha <= 1:  # NaN, too
         raise ValueError(f"cas_loss: alpha must be a number in [0, 1], got {alpha}")
-    if not isinstance(pairs, str) or pairs not in ops.PAIRS:
+    if not isinstance(pairs, str):
+        raise TypeError(f"cas_loss: pairs must be a string, got {type(pairs).__name__}")
+    if pairs not in ops.PAIRS:
         raise ValueError(f"cas_loss: pairs must be one of {_names(tuple(ops.PAIRS))}, got {pairs!r}")
-    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
+    if not isinstance(reduction, str):
+        raise TypeError(f"cas_loss: reduction must be a string, got {type(reduction).__name__}")
+    if reduction not in REDUCTIONS:
         raise ValueError(f"cas_loss: reduction must be one of {_names(REDUCTIONS)}, got {reduction!r}")
     if not isinstance(return_terms, bool):
         raise TypeError(f"cas_loss: return_terms must be True or False, got {return_terms!r}")

@@ -75,7 +75,7 @@ def _fake_apply(
     input: Tensor,
     target: Tensor,
     weight: Tensor,
-    factor: float,
+    average: bool,
     scale: Tensor,
     center: Tensor,
     offset: Tensor,

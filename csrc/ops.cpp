@@ -9,7 +9,7 @@ STABLE_TORCH_LIBRARY(cas_ext, m) {
       "finalise(Tensor count, Tensor mean, Tensor scatter, float alpha, int pairs, bool wide)"
       " -> (Tensor loss, Tensor uniformer, Tensor discriminator, Tensor scale, Tensor center, Tensor offset)");
   m.def(
-      "apply(Tensor input, Tensor target, Tensor weight, float factor, Tensor scale, Tensor center, Tensor offset,"
+      "apply(Tensor input, Tensor target, Tensor weight, bool average, Tensor scale, Tensor center, Tensor offset,"
       " int ignore_index) -> Tensor");
   m.def("cpu_kernels() -> int");  // index into INSTRUCTION_SETS of cas_ext/ops.py
 }

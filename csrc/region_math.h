@@ -30,6 +30,9 @@ CAS_HD double centered_square_sum(double square_sum, double sum, double inverse_
   return square_sum - sum * sum * inverse_n;
 }
 
+// A scatter is no less than 0, whatever rounding did; NaN stays NaN.
+CAS_HD double at_least_zero(double scatter) { return scatter < 0 ? 0 : scatter; }
+
 // Eq. 1, first term of one region. An absent region adds 0; a poisoned one (scatter NaN) stays NaN.
 CAS_HD double uniformer_term(double scatter, double n) { return n > 0 ? scatter / n : scatter * 0; }
 

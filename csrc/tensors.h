@@ -131,7 +131,7 @@ struct ApplyCall {
   }
 };
 
-inline ApplyCall make_apply(const Tensor& input, const Tensor& target, const Tensor& weight, double factor,
+inline ApplyCall make_apply(const Tensor& input, const Tensor& target, const Tensor& weight, bool average,
                             const Tensor& scale, const Tensor& center, const Tensor& offset, int64_t ignore_index) {
   check_pixels(input, target);
   require(weight.dim() == 1 && weight.size(0) == input.size(0), "cas_ext: weight must have shape (B,)");
@@ -158,7 +158,7 @@ inline ApplyCall make_apply(const Tensor& input, const Tensor& target, const Ten
   p.target = {labels.const_data_ptr(), label_of(target), ignore_index};
   p.weight = weight.const_data_ptr();
   p.weight_stride = weight.stride(0);
-  p.factor = factor;
+  p.factor = average ? 1 / static_cast<double>(p.shape.images) : 1;  // inf for no image is never used
   p.scale = scale.const_data_ptr();
   p.center = center.const_data_ptr();
   p.offset = offset.const_data_ptr();

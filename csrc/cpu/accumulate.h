@@ -51,7 +51,7 @@ class Chunk {
         t_.mean[i * M_ + m] += sum * inverse_n;
         scatter = centered_square_sum(scatter, sum, inverse_n);
       }
-      t_.scatter[i] = scatter < 0 ? 0 : scatter;  // NaN stays NaN
+      t_.scatter[i] = at_least_zero(scatter);
     }
   }
 

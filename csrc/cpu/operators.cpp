@@ -146,9 +146,9 @@ void prefer_huge_pages([[maybe_unused]] const Tensor& t) {
 #endif
 }
 
-Tensor apply(Tensor input, Tensor target, Tensor weight, double factor, Tensor scale, Tensor center, Tensor offset,
+Tensor apply(Tensor input, Tensor target, Tensor weight, bool average, Tensor scale, Tensor center, Tensor offset,
              int64_t ignore_index) {
-  ApplyCall call = make_apply(input, target, weight, factor, scale, center, offset, ignore_index);
+  ApplyCall call = make_apply(input, target, weight, average, scale, center, offset, ignore_index);
   const ApplyParams& p = call.params;
   const int64_t P = p.shape.pixels;
   const int64_t length = std::max<int64_t>(1024, kMinChunk / std::max<int64_t>(p.shape.channels, 1));

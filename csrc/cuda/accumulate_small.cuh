@@ -132,7 +132,7 @@ __global__ void __launch_bounds__(kSmallThreads, small_blocks(kRegions* kChannel
     const double n = total[i * (kChannels + 1)];
     p.partial_count[cell] = static_cast<int64_t>(n);
     if (n == 0) continue;
-    p.partial_scatter[cell] = scatter[i] < 0 ? 0 : scatter[i];
+    p.partial_scatter[cell] = at_least_zero(scatter[i]);
 #pragma unroll
     for (int m = 0; m < kChannels; ++m) {
       if (m < M) p.partial_mean[cell * M + m] = total[i * (kChannels + 1) + 1 + m];

@@ -145,7 +145,7 @@ __global__ void __launch_bounds__(kTableThreads, kTableBlocks) accumulate_table_
           square = warp_sum(square);
           if (lane == c) {
             tile_mean = about + static_cast<double>(residual) * inverse_n;
-            tile_scatter = centered_square_sum(square, residual, inverse_n);
+            tile_scatter = at_least_zero(centered_square_sum(square, residual, inverse_n));
           }
         }
         double added = 0;

@@ -80,10 +80,10 @@ FinaliseTensors finalise(Tensor count, Tensor mean, Tensor scatter, double alpha
   return result;
 }
 
-Tensor apply(Tensor input, Tensor target, Tensor weight, double factor, Tensor scale, Tensor center, Tensor offset,
+Tensor apply(Tensor input, Tensor target, Tensor weight, bool average, Tensor scale, Tensor center, Tensor offset,
              int64_t ignore_index) {
   const Launcher launch(input);
-  ApplyCall call = make_apply(input, target, weight, factor, scale, center, offset, ignore_index);
+  ApplyCall call = make_apply(input, target, weight, average, scale, center, offset, ignore_index);
   launch_apply(call.params, launch);
   return call.finish();
 }

@@ -63,7 +63,7 @@ def finalise(count, mean, scatter, alpha, pairs, wide):
     return tuple(torch.from_numpy(result) for result in results)
 
 
-def apply(input, target, weight, factor, scale, center, offset, ignore_index):
+def apply(input, target, weight, average, scale, center, offset, ignore_index):
     source, labels, gradient = _readable(input), target.contiguous(), torch.empty_like(input)
     written = gradient
     if _layout(written) != _layout(source):
@@ -76,7 +76,7 @@ def apply(input, target, weight, factor, scale, center, offset, ignore_index):
             _array(labels),
             LABELS[target.dtype],
             _array(weight),
-            factor,
+            1 / max(len(input), 1) if average else 1.0,
             _array(scale),
             _array(center),
             _array(offset),

@@ -69,7 +69,7 @@ def run(case: Case, height: int | None = None) -> dict[str, torch.Tensor]:
     found = dict(zip(names, emulated.finalise(count, mean, scatter, 0.3, 0, wide), strict=True))
     weight = torch.ones(1, dtype=found["loss"].dtype).expand(2)
     coefficients = (found["scale"], found["center"], found["offset"])
-    gradient = emulated.apply(input, target, weight, 0.5, *coefficients, IGNORED)
+    gradient = emulated.apply(input, target, weight, True, *coefficients, IGNORED)
     return {"count": count, "mean": mean, "scatter": scatter, "gradient": gradient, **found}
 
 
