@@ -6,7 +6,7 @@ import re
 
 import pytest
 import torch
-from devices import on_devices
+from devices import on_devices, on_every_device
 from strategies import LABEL_DTYPES, TARGET_LAYOUTS, Case, lay_out_target
 
 import cas_ext
@@ -66,6 +66,7 @@ def test_ignore_index_of_another_call_is_an_error(label_dtype):
     assert torch.isfinite(cas_ext.cas_loss(input, target, num_regions=3, ignore_index=100))
 
 
+@on_every_device
 @pytest.mark.parametrize(
     ("label_dtype", "label"),
     [
@@ -85,10 +86,10 @@ def test_ignore_index_of_another_call_is_an_error(label_dtype):
         (torch.int8, -128),
     ],
 )
-def test_label_is_not_cut_to_fewer_bits(label_dtype, label):
-    input, target = problem(label_dtype)
+def test_label_is_not_cut_to_fewer_bits(device, label_dtype, label):
+    input, target = problem(label_dtype, device.torch_device)
     target[1, 0, 0] = label
-    both_fail(input, target, label, (1, 0, 0))
+    both_fail(input, target, label, (1, 0, 0), validate=True)
 
 
 @pytest.mark.parametrize("layout", TARGET_LAYOUTS)

@@ -8,6 +8,16 @@
 namespace cas_ext::cpu {
 namespace CAS_ISA {
 
+// Asks for what `elements` values from s on will be in the next tile of this plane: the processor's own prefetcher
+// starts afresh with every tile and plane.
+template <int elements, class scalar_t>
+CAS_HD void prefetch_next_tile(const scalar_t* s) {
+  constexpr int kLine = 64;  // bytes
+  for (int byte = 0; byte < elements * static_cast<int>(sizeof(scalar_t)); byte += kLine) {
+    __builtin_prefetch(reinterpret_cast<const char*>(s + kTile) + byte);
+  }
+}
+
 // One channel of a planar run.
 template <class scalar_t>
 inline void sum_plane(const scalar_t* s, int64_t length, double pilot, double& sum, double* square) {
@@ -15,6 +25,7 @@ inline void sum_plane(const scalar_t* s, int64_t length, double pilot, double& s
   Double8 sum0{}, sum1{}, square0{}, square1{};
   int64_t x = 0;
   for (; x + 2 * kLanes <= length; x += 2 * kLanes) {
+    prefetch_next_tile<2 * kLanes>(s + x);
     const Double8 d0 = load_wide(s + x) - c, d1 = load_wide(s + x + kLanes) - c;
     sum0 += d0;
     square0 += d0 * d0;
@@ -47,6 +58,7 @@ inline void sum_masked(const Tile& tile, const scalar_t* s, int32_t first, int64
   for (int r = 0; r < R; ++r) c[r] = broadcast(pilot[r * M]);
   int64_t x = 0;
   for (; x + kLanes <= tile.size; x += kLanes) {
+    if (first == 0) prefetch_next_tile<kLanes>(s + x);
     const Double8 value = load_wide(s + x);
     const Int8 label = load<Int8>(tile.label + x);
     for (int r = 0; r < R; ++r) {

@@ -10,6 +10,7 @@
 namespace cas_ext {
 
 constexpr int kApplyThreads = 256;
+constexpr int kApplyBlocks = 2;        // that a multiprocessor must be able to hold: 128 registers, no spills
 constexpr int kApplyTilePixels = 256;  // interleaved: pixels of a block, one label per thread
 
 // scale (N), center (N, M), offset (N, M) of one image, in shared or global memory.
@@ -49,7 +50,7 @@ __device__ __forceinline__ CoefficientTable<acc_t> load_table(const ApplyParams&
 }
 
 template <class scalar_t, int V, bool kSharedTable>
-__global__ void __launch_bounds__(kApplyThreads) apply_planar_kernel(ApplyParams p) {
+__global__ void __launch_bounds__(kApplyThreads, kApplyBlocks) apply_planar_kernel(ApplyParams p) {
   using acc_t = acc_of<scalar_t>;
   const int64_t M = p.shape.channels, P = p.shape.pixels;
   const int64_t tiles = (P + kApplyThreads * V - 1) / (kApplyThreads * V);

@@ -44,7 +44,9 @@ __device__ __forceinline__ unsigned char* shared_arena() {
   return arena;
 }
 
-// V consecutive elements, moved in accesses of at most 16 bytes. Pointers are aligned to min(16, V sizeof(T)).
+// V consecutive elements, moved in accesses of at most 16 bytes. Pointers are aligned to min(16, V sizeof(T)). Loads
+// are of memory that the kernel does not write; stores are streaming. Intrinsics, because the compiler takes plain wide
+// accesses apart around branches.
 template <class T, int V>
 struct Pack {
   T v[V];
@@ -80,7 +82,7 @@ __device__ __forceinline__ Pack<T, V> load_pack(const T* from) {
   Pack<T, V> pack;
 #pragma unroll
   for (int k = 0; k < kBytes / kStep; ++k) {
-    const Word word = reinterpret_cast<const Word*>(from)[k];
+    const Word word = __ldg(reinterpret_cast<const Word*>(from) + k);
     memcpy(reinterpret_cast<unsigned char*>(&pack) + k * kStep, &word, kStep);
   }
   return pack;
@@ -94,7 +96,7 @@ __device__ __forceinline__ void store_pack(T* to, const Pack<T, V>& pack) {
   for (int k = 0; k < kBytes / kStep; ++k) {
     Word word;
     memcpy(&word, reinterpret_cast<const unsigned char*>(&pack) + k * kStep, kStep);
-    reinterpret_cast<Word*>(to)[k] = word;
+    __stcs(reinterpret_cast<Word*>(to) + k, word);
   }
 }
 

@@ -13,7 +13,7 @@ constexpr int kFinaliseWarps = kFinaliseThreads / kWarpSize;
 constexpr size_t kFinaliseSharedBytes = kFinaliseWarps * 2 * sizeof(double);
 
 template <class acc_t>
-__global__ void __launch_bounds__(kFinaliseThreads) finalise_kernel(FinaliseParams p) {
+__global__ void __launch_bounds__(kFinaliseThreads, 1) finalise_kernel(FinaliseParams p) {
   const int64_t N = p.shape.regions, M = p.shape.channels, b = blockIdx.x;
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
   const int64_t* count = p.count + b * N;

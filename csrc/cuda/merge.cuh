@@ -12,7 +12,7 @@ constexpr int kMergeThreads = 128;
 constexpr int kMergeWarps = kMergeThreads / kWarpSize;
 constexpr size_t kMergeSharedBytes = kMergeWarps * (sizeof(long long) * 2 + sizeof(double));
 
-__global__ void __launch_bounds__(kMergeThreads) merge_kernel(AccumulateParams p) {
+__global__ void __launch_bounds__(kMergeThreads, 1) merge_kernel(AccumulateParams p) {
   const int64_t N = p.shape.regions, M = p.shape.channels, splits = p.splits;
   const auto [b, i] = block_place(N);
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
