@@ -76,7 +76,8 @@ def cas_loss(
 ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
     """Eq. 1 of Sharma et al. (2021); the signature and meaning of `cas_ext.cas_loss`, computed in `input.dtype`."""
     if num_regions is None:
-        kept = target[target != ignore_index]
+        labels = target.to(torch.int64)  # a comparison in uint8 would wrap the ignore_index
+        kept = labels[labels != ignore_index]
         num_regions = int(kept.max()) + 1 if kept.numel() else 1
     uniformer, discriminator = loss_terms(
         region_moments(input, target, num_regions, ignore_index=ignore_index), pairs=pairs

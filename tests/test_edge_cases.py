@@ -107,6 +107,13 @@ def test_uint8_label_is_not_taken_for_a_negative_ignore_index(device, value):
         assert loss.item() == pytest.approx(-33.5, rel=1e-7)
 
 
+@pytest.mark.parametrize("value", [255, 156])
+def test_reference_does_not_take_a_uint8_label_for_a_negative_ignore_index_either(value):
+    input = torch.tensor([0.0, 2.0, 5.0, 9.0], dtype=torch.float64).reshape(1, 1, 4)
+    target = torch.tensor([[0, 0, value, value]], dtype=torch.uint8)
+    assert cas_ext.reference.cas_loss(input, target, ignore_index=value - 256).item() == -33.5
+
+
 @on_every_device
 @pytest.mark.parametrize(
     ("label_dtype", "ignore_index"),
