@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import subprocess
 import sys
-import time
-from types import SimpleNamespace
 
 import pytest
 import torch
 from tolerances import TOLERANCE
 
 import cas_ext
-from benchmarks import cases, gpu_check, masks, measure, memory, oracle, peers, readme, report, sanitize_case, speed
-from benchmarks.cases import Case, Setting
+from benchmarks import cases, masks, measure, oracle, peers, readme, report, speed
+from benchmarks.cases import Setting
 
 # Peers sum in float32 in whatever order: some hundred roundings. In half precision the gradient is rounded once more.
 PEER_TOLERANCE = {"float32": 2e-5, "bfloat16": TOLERANCE[torch.bfloat16].rounding + 2e-5}
@@ -25,6 +22,7 @@ COMPILED_PEERS = [name for name in CPU_PEERS if peers.PEERS[name].compile]
 DESCRIBED = {"device", "torch", "cuda", "driver", "commit", "date", "command", "ceilings", "rows"}
 AXES = {"case", "dtype", "layout", "labels", "mask", "impl", "phase"}
 FIGURES = {"ms", "eager_ms", "gbps", "share_of_ceiling", "rel_error", "peak_extra_bytes"}
+ARGUMENTS = "--device cpu --scale tiny --budget 0.002 --dtypes float32 --layouts nchw --labels small int64"
 
 
 def setting(name="voc", **changes):
@@ -137,98 +135,6 @@ def test_inputs_are_random_leaves_of_the_layout_asked_for():
     assert input.is_contiguous(memory_format=torch.channels_last)
     assert input.detach().float().std() > 0.5
     assert cases.make_target(setting("superpixel"), "cpu").dtype == torch.int16
-
-
-def test_floors_are_those_of_the_documentation():
-    # Forward e + l/M, backward that and e more; at M = 2, float32, uint8: 3.25 times the input in all.
-    paper = Setting(cases.case("paper", "full"), "float32", "nchw", "small", "coherent")
-    assert cases.floor_bytes(paper, "both") == 3.25 * paper.input_bytes
-    assert cases.floor_bytes(paper, "forward") == paper.input_bytes + paper.case.pixels
-
-
-def test_rotation_uses_every_buffer_set_in_turn_and_keeps_gradients():
-    case_setting = setting("tiny")
-    input, target = cases.make_input(case_setting, "cpu"), cases.make_target(case_setting, "cpu")
-    sets = [measure.BufferSet(input.detach().clone().requires_grad_(), target) for _ in range(3)]
-    times = measure.time_cpu({"a": peers.onehot, "b": peers.scatter_add}, sets, 2, "backward", 0.005, lambda: None)
-    assert all(s.gradient is not None and s.gradient.shape == input.shape for s in sets)
-    assert all(timing.ms > 0 and timing.samples >= measure.MIN_SAMPLES for timing in times.values())
-
-
-@pytest.mark.parametrize("phase", cases.PHASES)
-@pytest.mark.parametrize("capturable", [True, False])
-def test_cuda_timer_replays_forward_before_backward(monkeypatch, phase, capturable):
-    """time_cuda with a stand-in for torch.cuda: what is captured, and in which order it runs."""
-    ran = []
-
-    class Graph:
-        @contextlib.contextmanager
-        def capture(self):
-            if not capturable:
-                raise RuntimeError("operation not permitted when stream is capturing")
-            before = len(ran)
-            yield
-            self.steps = ran[before:]
-
-        def replay(self):
-            ran.extend(self.steps)
-
-    class Event:
-        def record(self):
-            self.at = len(ran)
-
-        def elapsed_time(self, end):
-            return float(end.at - self.at)
-
-    stream = SimpleNamespace(wait_stream=lambda other: None)
-    fake = SimpleNamespace(
-        CUDAGraph=Graph,
-        Event=lambda enable_timing: Event(),
-        Stream=lambda: stream,
-        current_stream=lambda: stream,
-        stream=lambda s: contextlib.nullcontext(),
-        graph=lambda graph, pool=None: graph.capture(),
-        graph_pool_handle=lambda: 1,
-        empty_cache=lambda: None,
-        synchronize=lambda: None,
-    )
-    monkeypatch.setattr(measure.torch, "cuda", fake)
-
-    class Loss(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, input, target, regions):
-            ran.append("forward")
-            ctx.save_for_backward(input)
-            return input.sum()
-
-        @staticmethod
-        def backward(ctx, weight):
-            ran.append("backward")
-            return torch.ones_like(ctx.saved_tensors[0]), None, None
-
-    sets = [measure.BufferSet(torch.ones(2, requires_grad=True), torch.zeros(2)) for _ in range(3)]
-    timing = measure.time_cuda(Loss.apply, sets, 2, phase, 0.001)
-    assert timing.timer == ("graph" if capturable else "events")
-    assert timing.ms == (2 if phase == "both" else 1)  # steps of a call between its events
-    last = ran[-2 * len(sets) :]
-    if phase == "backward":
-        half = len(ran) - ran[::-1].index("forward")
-        assert set(ran[half:]) == {"backward"} and ran[half - 1] == "forward"
-    else:
-        assert last == (["forward"] * 2 if phase == "forward" else ["forward", "backward"]) * len(sets)
-
-
-def test_peak_memory_is_what_a_call_holds_beyond_its_gradient():
-    def loss(input, target, regions):
-        return (input * torch.ones(regions * input.numel()).reshape(regions, -1).sum(0).view_as(input)).sum()
-
-    input = torch.ones(1000, requires_grad=True)
-    peak = memory.peak_extra_bytes(loss, measure.BufferSet(input, torch.zeros(1000)), 7)
-    assert 7 * input.nbytes <= peak["forward"] <= 9.1 * input.nbytes
-    assert peak["forward"] <= peak["both"] <= 9.1 * input.nbytes
-
-
-ARGUMENTS = "--device cpu --scale tiny --budget 0.002 --dtypes float32 --layouts nchw --labels small int64"
 
 
 @pytest.fixture(scope="module")
@@ -376,67 +282,3 @@ def test_readme_check_detects_staleness(results, tmp_path, monkeypatch, capsys):
 def test_readme_without_markers_is_an_error():
     with pytest.raises(ValueError, match="expected <!-- performance:begin -->"):
         readme.updated("no markers", "text")
-
-
-def python(code):
-    return [sys.executable, "-c", code]
-
-
-def test_stages_report_success_failure_and_time_out(tmp_path):
-    stages = [
-        gpu_check.Stage("good", python("print('hello from a stage')"), 20, {"SOME_VARIABLE": "1"}),
-        gpu_check.Stage("bad", python("raise SystemExit(3)"), 20),
-        gpu_check.Stage("slow", python("import time; time.sleep(60)"), 0.3),
-        gpu_check.Stage("absent", [], 20, skip="not installed"),
-    ]
-    start = time.monotonic()
-    outcomes = gpu_check.run_all(stages, tmp_path)
-    assert time.monotonic() - start < 30
-    assert [o.status for o in outcomes] == [
-        "passed",
-        "failed: exit 3",
-        "failed: more than 0 s",
-        "skipped: not installed",
-    ]
-    assert [o.failed for o in outcomes] == [False, True, True, False]
-    assert "hello from a stage" in (tmp_path / "log.txt").read_text()
-    assert "bad" in gpu_check.summary(outcomes)
-
-
-def test_a_stage_without_time_left_fails(tmp_path):
-    (outcome,) = gpu_check.run_all([gpu_check.Stage("late", python("pass"), 20)], tmp_path, total_s=1)
-    assert outcome.status == "failed: no time left"
-
-
-def test_gpu_check_says_what_is_missing(tmp_path, capsys):
-    assert gpu_check.missing(False, "nvcc") == "gpu_check: expected a CUDA device, got none"
-    assert "expected nvcc" in gpu_check.missing(True, None)
-    assert gpu_check.missing(True, "nvcc") is None
-    if not torch.cuda.is_available():
-        assert gpu_check.main(["--out", str(tmp_path / "out")]) == 2
-        assert "expected a CUDA device, got none" in capsys.readouterr().err
-
-
-def test_the_timing_stage_of_gpu_check_runs(tmp_path):
-    stage = gpu_check.timing_stage(tmp_path, device="cpu", scale="tiny")
-    # Its own arguments, but for the peer that takes seconds to compile and the time that it measures for.
-    assert "reference_compiled" in stage.command
-    command = [word for word in stage.command if word != "reference_compiled"] + ["--budget=0.002"]
-    (outcome,) = gpu_check.run_all([gpu_check.Stage(stage.name, command, 60)], tmp_path)
-    assert outcome.status == "passed", (tmp_path / "log.txt").read_text()
-    rows = report.load(tmp_path / "timings.json")["rows"]
-    assert {row["case"] for row in rows} == {"paper", "voc", "embedding"}
-    assert {row["impl"] for row in rows} == {"cas_ext", "reference"}
-
-
-def test_every_stage_command_names_a_program_that_exists(tmp_path):
-    stages = [gpu_check.build_stage(), gpu_check.test_stage(tmp_path), gpu_check.timing_stage(tmp_path)]
-    for stage in [*stages, gpu_check.sanitizer_stage("memcheck")]:
-        assert sys.executable in stage.command
-    assert (readme.ROOT / "setup.py").exists()
-
-
-def test_sanitizer_cases_agree_with_the_reference_on_the_cpu():
-    assert sanitize_case.main(["--device", "cpu"]) == 0
-    assert {c.dtype for c in sanitize_case.CASES} == set(TOLERANCE)
-    assert Case("x", (1, 2, 8, 8), 2).ragged().shape == (1, 2, 7, 7)

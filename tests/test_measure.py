@@ -1,0 +1,102 @@
+"""What the benchmarks measure with: byte floors, rotation of buffers, the CUDA timer, peak memory."""
+
+from __future__ import annotations
+
+import contextlib
+from types import SimpleNamespace
+
+import pytest
+import torch
+from test_benchmarks import setting
+
+from benchmarks import cases, measure, memory, peers
+from benchmarks.cases import Setting
+
+
+def test_floors_are_those_of_the_documentation():
+    # Forward e + l/M, backward that and e more; at M = 2, float32, uint8: 3.25 times the input in all.
+    paper = Setting(cases.case("paper", "full"), "float32", "nchw", "small", "coherent")
+    assert cases.floor_bytes(paper, "both") == 3.25 * paper.input_bytes
+    assert cases.floor_bytes(paper, "forward") == paper.input_bytes + paper.case.pixels
+
+
+def test_rotation_uses_every_buffer_set_in_turn_and_keeps_gradients():
+    case_setting = setting("tiny")
+    input, target = cases.make_input(case_setting, "cpu"), cases.make_target(case_setting, "cpu")
+    sets = [measure.BufferSet(input.detach().clone().requires_grad_(), target) for _ in range(3)]
+    times = measure.time_cpu({"a": peers.onehot, "b": peers.scatter_add}, sets, 2, "backward", 0.005, lambda: None)
+    assert all(s.gradient is not None and s.gradient.shape == input.shape for s in sets)
+    assert all(timing.ms > 0 and timing.samples >= measure.MIN_SAMPLES for timing in times.values())
+
+
+@pytest.mark.parametrize("phase", cases.PHASES)
+@pytest.mark.parametrize("capturable", [True, False])
+def test_cuda_timer_replays_forward_before_backward(monkeypatch, phase, capturable):
+    """time_cuda with a stand-in for torch.cuda: what is captured, and in which order it runs."""
+    ran = []
+
+    class Graph:
+        @contextlib.contextmanager
+        def capture(self):
+            if not capturable:
+                raise RuntimeError("operation not permitted when stream is capturing")
+            before = len(ran)
+            yield
+            self.steps = ran[before:]
+
+        def replay(self):
+            ran.extend(self.steps)
+
+    class Event:
+        def record(self):
+            self.at = len(ran)
+
+        def elapsed_time(self, end):
+            return float(end.at - self.at)
+
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    fake = SimpleNamespace(
+        CUDAGraph=Graph,
+        Event=lambda enable_timing: Event(),
+        Stream=lambda: stream,
+        current_stream=lambda: stream,
+        stream=lambda s: contextlib.nullcontext(),
+        graph=lambda graph, pool=None: graph.capture(),
+        graph_pool_handle=lambda: 1,
+        empty_cache=lambda: None,
+        synchronize=lambda: None,
+    )
+    monkeypatch.setattr(measure.torch, "cuda", fake)
+
+    class Loss(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, input, target, regions):
+            ran.append("forward")
+            ctx.save_for_backward(input)
+            return input.sum()
+
+        @staticmethod
+        def backward(ctx, weight):
+            ran.append("backward")
+            return torch.ones_like(ctx.saved_tensors[0]), None, None
+
+    sets = [measure.BufferSet(torch.ones(2, requires_grad=True), torch.zeros(2)) for _ in range(3)]
+    timing = measure.time_cuda(Loss.apply, sets, 2, phase, 0.001)
+    assert timing.timer == ("graph" if capturable else "events")
+    assert timing.ms == (2 if phase == "both" else 1)  # steps of a call between its events
+    last = ran[-2 * len(sets) :]
+    if phase == "backward":
+        half = len(ran) - ran[::-1].index("forward")
+        assert set(ran[half:]) == {"backward"} and ran[half - 1] == "forward"
+    else:
+        assert last == (["forward"] * 2 if phase == "forward" else ["forward", "backward"]) * len(sets)
+
+
+def test_peak_memory_is_what_a_call_holds_beyond_its_gradient():
+    def loss(input, target, regions):
+        return (input * torch.ones(regions * input.numel()).reshape(regions, -1).sum(0).view_as(input)).sum()
+
+    input = torch.ones(1000, requires_grad=True)
+    peak = memory.peak_extra_bytes(loss, measure.BufferSet(input, torch.zeros(1000)), 7)
+    assert 7 * input.nbytes <= peak["forward"] <= 9.1 * input.nbytes
+    assert peak["forward"] <= peak["both"] <= 9.1 * input.nbytes
