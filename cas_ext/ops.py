@@ -13,6 +13,7 @@ from torch import Tensor
 
 _FOLDER = Path(__file__).parent
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512")  # csrc/cpu/isa_*.cpp
+ACTIVATIONS = {None: 0, "softmax": 1}  # enum Activation in csrc/params.h
 PAIRS = {"ordered": 0, "unordered": 1, "mean": 2}  # enum Pairs in csrc/params.h
 
 
@@ -52,7 +53,7 @@ def cpu_kernels() -> str:
 
 
 def _fake_accumulate(
-    input: Tensor, target: Tensor, num_regions: int, ignore_index: int, validate: bool
+    input: Tensor, target: Tensor, num_regions: int, ignore_index: int, validate: bool, activation: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
     B, M = input.shape[:2]
     return (
@@ -80,6 +81,7 @@ def _fake_apply(
     center: Tensor,
     offset: Tensor,
     ignore_index: int,
+    activation: int = 0,
 ) -> Tensor:
     return torch.empty_like(input)
 

@@ -9,6 +9,7 @@ namespace cas_ext {
 enum class Scalar : int32_t { kHalf, kBFloat16, kFloat, kDouble };
 enum class Label : int32_t { kUInt8, kInt8, kInt16, kInt32, kInt64 };  // bool is read as uint8
 enum class Pairs : int32_t { kOrdered, kUnordered, kMean };
+enum class Activation : int32_t { kNone, kSoftmax };  // what turns input into descriptors
 
 constexpr int64_t kMaxChannels = 1 << 22;  // so that the elements of a tile of 256 pixels are counted in 32 bits
 constexpr int64_t kNoPixel = INT64_MAX;    // "no pixel of this image has a label out of range"
@@ -40,6 +41,7 @@ struct LabelArray {
 struct AccumulateParams {
   Shape shape;
   Scalar scalar;
+  Activation activation;
   PixelArray input;
   LabelArray target;
   int64_t* count;          // (B, N)
@@ -74,6 +76,7 @@ struct FinaliseParams {
 struct ApplyParams {
   Shape shape;
   Scalar scalar;
+  Activation activation;
   PixelArray input;
   PixelArray gradient;
   LabelArray target;

@@ -53,6 +53,12 @@ inline Label label_of(const Tensor& target) {
   }
 }
 
+inline Activation activation_of(int64_t activation) {
+  if (activation == 0) return Activation::kNone;
+  if (activation == 1) return Activation::kSoftmax;
+  throw std::invalid_argument("cas_ext: activation must be 0 (none) or 1 (softmax)");
+}
+
 inline bool collapse(const Tensor& t, PixelArray& out) {
   return collapse(t.dim(), t.sizes().data(), t.strides().data(), out);
 }
@@ -132,7 +138,8 @@ struct ApplyCall {
 };
 
 inline ApplyCall make_apply(const Tensor& input, const Tensor& target, const Tensor& weight, bool average,
-                            const Tensor& scale, const Tensor& center, const Tensor& offset, int64_t ignore_index) {
+                            const Tensor& scale, const Tensor& center, const Tensor& offset, int64_t ignore_index,
+                            int64_t activation) {
   check_pixels(input, target);
   require(weight.dim() == 1 && weight.size(0) == input.size(0), "cas_ext: weight must have shape (B,)");
   require(scale.is_contiguous() && center.is_contiguous() && offset.is_contiguous(),
@@ -155,6 +162,7 @@ inline ApplyCall make_apply(const Tensor& input, const Tensor& target, const Ten
   Tensor labels = torch::stable::contiguous(target);
   p.shape = shape_of(input, scale.size(1));
   p.scalar = scalar_of(input);
+  p.activation = activation_of(activation);
   p.target = {labels.const_data_ptr(), label_of(target), ignore_index};
   p.weight = weight.const_data_ptr();
   p.weight_stride = weight.stride(0);
@@ -174,7 +182,7 @@ struct AccumulateCall {
 };
 
 inline AccumulateCall make_accumulate(const Tensor& input, const Tensor& target, int64_t num_regions,
-                                      int64_t ignore_index) {
+                                      int64_t ignore_index, int64_t activation) {
   check_pixels(input, target);
   require(num_regions >= 1 && num_regions <= INT32_MAX, "cas_ext: num_regions must be in [1, 2**31 - 1]");
   AccumulateCall call;
@@ -184,6 +192,7 @@ inline AccumulateCall make_accumulate(const Tensor& input, const Tensor& target,
   Tensor labels = torch::stable::contiguous(target);
   p.shape = shape_of(input, num_regions);
   p.scalar = scalar_of(input);
+  p.activation = activation_of(activation);
   p.target = {labels.const_data_ptr(), label_of(target), ignore_index};
   call.count = empty(input, ScalarType::Long, p.shape.images, num_regions);
   call.mean = empty(input, ScalarType::Double, p.shape.images, num_regions, p.shape.channels);

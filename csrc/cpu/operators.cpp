@@ -56,8 +56,9 @@ void merge_chunks(const AccumulateParams& p, int64_t b, int64_t chunks, const in
   }
 }
 
-MomentTensors accumulate(Tensor input, Tensor target, int64_t num_regions, int64_t ignore_index, bool) {
-  AccumulateCall call = make_accumulate(input, target, num_regions, ignore_index);
+MomentTensors accumulate(Tensor input, Tensor target, int64_t num_regions, int64_t ignore_index, bool,
+                         int64_t activation) {
+  AccumulateCall call = make_accumulate(input, target, num_regions, ignore_index, activation);
   AccumulateParams& p = call.params;
   const int64_t B = p.shape.images, N = p.shape.regions, M = p.shape.channels, P = p.shape.pixels;
   const int64_t chunks = chunks_of(p.shape), tasks = B * chunks, length = (P + chunks - 1) / chunks;
@@ -147,8 +148,8 @@ void prefer_huge_pages([[maybe_unused]] const Tensor& t) {
 }
 
 Tensor apply(Tensor input, Tensor target, Tensor weight, bool average, Tensor scale, Tensor center, Tensor offset,
-             int64_t ignore_index) {
-  ApplyCall call = make_apply(input, target, weight, average, scale, center, offset, ignore_index);
+             int64_t ignore_index, int64_t activation) {
+  ApplyCall call = make_apply(input, target, weight, average, scale, center, offset, ignore_index, activation);
   const ApplyParams& p = call.params;
   const int64_t P = p.shape.pixels;
   const int64_t length = std::max<int64_t>(1024, kMinChunk / std::max<int64_t>(p.shape.channels, 1));

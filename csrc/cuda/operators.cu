@@ -56,9 +56,10 @@ void raise_from_device(const AccumulateParams& p, const Tensor& target, cudaStre
   });
 }
 
-MomentTensors accumulate(Tensor input, Tensor target, int64_t num_regions, int64_t ignore_index, bool validate) {
+MomentTensors accumulate(Tensor input, Tensor target, int64_t num_regions, int64_t ignore_index, bool validate,
+                         int64_t activation) {
   const Launcher launch(input);
-  AccumulateCall call = make_accumulate(input, target, num_regions, ignore_index);
+  AccumulateCall call = make_accumulate(input, target, num_regions, ignore_index, activation);
   AccumulateParams& p = call.params;
   const AccumulatePlan plan = plan_accumulate(p);
   p.splits = plan.splits;
@@ -81,9 +82,9 @@ FinaliseTensors finalise(Tensor count, Tensor mean, Tensor scatter, double alpha
 }
 
 Tensor apply(Tensor input, Tensor target, Tensor weight, bool average, Tensor scale, Tensor center, Tensor offset,
-             int64_t ignore_index) {
+             int64_t ignore_index, int64_t activation) {
   const Launcher launch(input);
-  ApplyCall call = make_apply(input, target, weight, average, scale, center, offset, ignore_index);
+  ApplyCall call = make_apply(input, target, weight, average, scale, center, offset, ignore_index, activation);
   launch_apply(call.params, launch);
   return call.finish();
 }

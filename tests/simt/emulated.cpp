@@ -46,11 +46,12 @@ Shape shape_of(const py::array& input, int64_t regions) {
 
 // `first_invalid` comes back as the fourth result.
 py::tuple accumulate(const py::array& input, int scalar, const py::array& target, int label, int64_t regions,
-                     int64_t ignore_index) {
+                     int64_t ignore_index, int activation) {
   simt::Arrays arrays;
   AccumulateParams p{};
   p.shape = shape_of(input, regions);
   p.scalar = static_cast<Scalar>(scalar);
+  p.activation = static_cast<Activation>(activation);
   p.input = pixels_of(sizes_of(input), strides_of(input), arrays.in("input", input));
   const void* labels = arrays.in("target", target);
   p.target = {labels, static_cast<Label>(label), ignore_index};
@@ -95,11 +96,12 @@ py::tuple finalise(const py::array& count, const py::array& mean, const py::arra
 // `strides`: of the gradient, in elements. `weight` may have stride 0.
 py::array apply(const py::array& input, int scalar, const py::array& target, int label, const py::array& weight,
                 double factor, const py::array& scale, const py::array& center, const py::array& offset,
-                int64_t ignore_index, const Sizes& strides) {
+                int64_t ignore_index, const Sizes& strides, int activation) {
   simt::Arrays arrays;
   ApplyParams p{};
   p.shape = shape_of(input, scale.shape(1));
   p.scalar = static_cast<Scalar>(scalar);
+  p.activation = static_cast<Activation>(activation);
   p.input = pixels_of(sizes_of(input), strides_of(input), arrays.in("input", input));
   p.gradient = pixels_of(sizes_of(input), strides, arrays.out("gradient", input.dtype(), sizes_of(input), strides));
   const void* labels = arrays.in("target", target);

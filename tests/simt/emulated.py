@@ -44,10 +44,16 @@ def _readable(input):
     return input if _layout(input) else input.contiguous()
 
 
-def accumulate(input, target, num_regions, ignore_index, validate):
+def accumulate(input, target, num_regions, ignore_index, validate, activation=0):
     source, labels = _readable(input), target.contiguous()
     *moments, first_invalid = kernels().accumulate(
-        _array(source), SCALARS[input.dtype], _array(labels), LABELS[target.dtype], num_regions, ignore_index
+        _array(source),
+        SCALARS[input.dtype],
+        _array(labels),
+        LABELS[target.dtype],
+        num_regions,
+        ignore_index,
+        activation,
     )
     for image, pixel in enumerate(first_invalid if validate else ()):
         if pixel != NO_PIXEL:
@@ -63,7 +69,7 @@ def finalise(count, mean, scatter, alpha, pairs, wide):
     return tuple(torch.from_numpy(result) for result in results)
 
 
-def apply(input, target, weight, average, scale, center, offset, ignore_index):
+def apply(input, target, weight, average, scale, center, offset, ignore_index, activation=0):
     source, labels, gradient = _readable(input), target.contiguous(), torch.empty_like(input)
     written = gradient
     if _layout(written) != _layout(source):
@@ -82,6 +88,7 @@ def apply(input, target, weight, average, scale, center, offset, ignore_index):
             _array(offset),
             ignore_index,
             list(written.stride()),
+            activation,
         )
     )
     if input.dtype == torch.bfloat16:
