@@ -1,175 +1,209 @@
 // accumulate on the CPU: input (B,M,P), target (B,P) -> moments of one chunk of pixels of one image.
-// One thread owns a chunk and walks it in tiles. Per tile it chooses: long runs of equal labels are summed run by run;
-// labels that change often are summed under masks (few regions) or row by row into the table, lanes being channels
-// (many regions). Sums are about a pilot value per region and channel, the first value of that region in the chunk, so
-// that large offsets and tiny variances cancel nothing.
+// One thread owns a chunk and walks it in tiles. Per tile it chooses: long runs of equal labels are summed run by run; a
+// few regions that alternate are summed under masks; many are summed row by row into the table, lanes being channels.
 #pragma once
 
-#include "../region_math.h"
 #include "kernels.h"
 #include "sums.h"
+#include "table.h"
+#include "transpose.h"
 
 namespace cas_ext::cpu {
 namespace CAS_ISA {
 
-constexpr int64_t kShortRun = 12;    // mean run length (pixels) below which runs are not worth finding
-constexpr int64_t kMaskRegions = 4;  // as many regions as may be summed under masks, each at the cost of a pass over L1
-constexpr int64_t kBlockBytes = 16384;  // of an interleaved run, read once per eight channels from L1
-constexpr int64_t kTransposed = 32;     // pixels of a planar tile that are turned into rows at a time
+constexpr int64_t kShortRun = 24;         // mean run length (pixels) below which runs are not worth finding
+constexpr int64_t kSegmentBytes = 16384;  // of an interleaved run: read once per group of channels, from L1
+constexpr int64_t kPackedSegment = 1024;  // pixels of a run with few interleaved channels: 64 additions per lane
+constexpr int64_t kTurnedPixels = 32;     // that become rows at a time
+constexpr int64_t kTurnedChannels = 128;  // at a time: with the pixels 16 KB, in L1
+
+// How the pixels of a tile lie.
+struct Strides {
+  int64_t channel, pixel;
+  bool interleaved;
+};
+
+// Interleaved pixels of M < kPad channels as rows, padded with zeros.
+template <class scalar_t>
+inline void copy_rows(const scalar_t* s, int64_t stride, int64_t pixels, int64_t M, AccOf<scalar_t>* rows) {
+  visit_few(M, [&](auto channels) {
+    for (int64_t x = 0; x < pixels; ++x) {
+      for (int m = 0; m < kPad; ++m) rows[x * kPad + m] = m < channels.value ? to_acc(s[x * stride + m]) : 0;
+    }
+  });
+}
 
 template <class scalar_t>
 class Chunk {
  public:
-  Chunk(const AccumulateParams& p, int64_t b, const ChunkTable& table)
-      : p_(p),
-        t_(table),
-        image_(static_cast<const scalar_t*>(p.input.data) + b * p.input.image_stride),
-        N_(p.shape.regions),
-        M_(p.shape.channels),
-        channel_stride_(p.input.channel_stride),
-        pixel_stride_(p.input.pixel_stride),
-        packed_(p.input.interleaved && pixel_stride_ == M_ && M_ < kLanes) {
-    for (int64_t i = 0; i < N_; ++i) t_.count[i] = 0;
-    for (int64_t k = 0; k < N_ * kLanes; ++k) t_.square[k] = 0;
-  }
+  using acc_t = AccOf<scalar_t>;
 
-  void add(const Tile& tile, int64_t begin) {
-    const scalar_t* s = image_ + begin * pixel_stride_;
+  Chunk(const Shape& shape, const Strides& strides, void* scratch)
+      : t_(shape, scratch),
+        M_(shape.channels),
+        strides_(strides),
+        packed_(strides.interleaved && strides.pixel == M_ && M_ < kPad) {}
+
+  // `s`: the first pixel of the tile.
+  void add(const Tile& tile, const scalar_t* s) {
     if (tile.runs * kShortRun <= tile.size) return add_runs(tile, s);
-    const bool maskable = N_ <= kMaskRegions && (packed_ || !p_.input.interleaved);
-    maskable ? add_masked(tile, s) : add_rows(tile, s);
-  }
-
-  // Turns the sums into count, mean and scatter.
-  void finish() {
-    for (int64_t i = 0; i < N_; ++i) {
-      if (t_.count[i] == 0) continue;
-      const double inverse_n = 1 / static_cast<double>(t_.count[i]);
-      double scatter = sum_lanes(load<Double8>(t_.square + i * kLanes));
-      for (int64_t m = 0; m < M_; ++m) {
-        const double sum = t_.sum[i * M_ + m];
-        t_.mean[i * M_ + m] += sum * inverse_n;
-        scatter = centered_square_sum(scatter, sum, inverse_n);
-      }
-      t_.scatter[i] = at_least_zero(scatter);
+    if (packed_ || !strides_.interleaved) {
+      const FewRegions few = few_regions(tile, t_.N);
+      if (few.size <= kFew) return add_masked(tile, s, few, 0, tile.size);
+    }
+    for (int64_t x = 0; x < tile.size; x += kTurnedPixels) {
+      add_rows(tile.label + x, std::min(kTurnedPixels, tile.size - x), s + x * strides_.pixel);
     }
   }
+
+  void finish(const ChunkTable& out) { t_.finish(out); }
 
  private:
-  // Counts pixels of region i; at first sight takes its pilot from the pixel at s.
-  void meet(int32_t i, const scalar_t* s, int64_t pixels) {
-    if (t_.count[i] == 0) {
-      for (int64_t m = 0; m < M_; ++m) {
-        t_.mean[i * M_ + m] = widen(s[m * channel_stride_]);
-        t_.sum[i * M_ + m] = 0;
-      }
-    }
-    t_.count[i] += pixels;
-  }
-
   void add_runs(const Tile& tile, const scalar_t* s) {
+    const int64_t block = std::max<int64_t>(kChains, kSegmentBytes / (M_ * static_cast<int64_t>(sizeof(scalar_t))));
+    const int64_t limit = !strides_.interleaved ? kTile : packed_ ? kPackedSegment : block;
     for_each_run(tile, [&](int32_t i, int64_t first, int64_t length) {
       if (i == kIgnored) return;
-      const scalar_t* run = s + first * pixel_stride_;
-      meet(i, run, length);
-      double *sum = t_.sum + i * M_, *square = t_.square + i * kLanes;
-      const double* pilot = t_.mean + i * M_;
-      if (!p_.input.interleaved) {
-        for (int64_t m = 0; m < M_; ++m) sum_plane(run + m * channel_stride_, length, pilot[m], sum[m], square);
-      } else if (packed_) {
-        visit_few(M_, [&](auto M) { sum_packed<M.value>(run, length, pilot, sum, square); });
-      } else if (M_ >= kLanes) {
-        const int64_t block = std::max<int64_t>(1, kBlockBytes / (M_ * static_cast<int64_t>(sizeof(scalar_t))));
-        for (int64_t x = 0; x < length; x += block) {
-          const int64_t pixels = std::min(block, length - x);
-          sum_pixels(run + x * pixel_stride_, pixels, pixel_stride_, M_, pilot, sum, square);
-        }
-      } else {
-        for (int64_t x = 0; x < length; ++x) sum_short_row(run + x * pixel_stride_, 1, M_, pilot, sum, square);
+      const scalar_t* run = s + first * strides_.pixel;
+      if (!t_.known(i)) t_.meet(i, run, strides_.channel);
+      for (int64_t pixels; length > 0; length -= pixels, run += pixels * strides_.pixel) {
+        pixels = std::min({length, limit, t_.longest(i)});
+        t_.aim(i);
+        add_segment(run, pixels, t_.squares(i));
+        t_.merge(i, pixels);
       }
     });
   }
 
-  void add_masked(const Tile& tile, const scalar_t* s) {
-    for (int32_t i = 0; i < N_; ++i) {
-      int64_t pixels = 0, first = -1;
-      for (int64_t x = 0; x < tile.size; ++x) pixels += tile.label[x] == i;
-      for (int64_t x = 0; t_.count[i] == 0 && pixels > 0 && first < 0; ++x) first = tile.label[x] == i ? x : -1;
-      if (pixels > 0) meet(i, s + std::max<int64_t>(first, 0) * pixel_stride_, pixels);
-    }
-    for (int32_t i = 0; packed_ && i < N_; ++i) {
-      if (t_.count[i] == 0) continue;
-      visit_few(M_, [&](auto M) {
-        sum_packed_masked<M.value>(tile, s, i, t_.mean + i * M_, t_.sum + i * M_, t_.square + i * kLanes);
-      });
-    }
-    for (int64_t m = 0; !packed_ && m < M_; ++m) {
-      const scalar_t* plane = s + m * channel_stride_;
-      for (int32_t i = 0; i < N_; i += 2) {
-        const int64_t im = i * M_ + m;
-        const bool pair = i + 1 < N_ && t_.count[i] > 0 && t_.count[i + 1] > 0;
-        if (pair) {
-          sum_masked<2>(tile, plane, i, M_, t_.mean + im, t_.sum + im, t_.square + i * kLanes);
-          continue;
-        }
-        for (int32_t j = i; j < std::min<int64_t>(i + 2, N_); ++j) {
-          const int64_t jm = j * M_ + m;
-          if (t_.count[j] > 0) sum_masked<1>(tile, plane, j, M_, t_.mean + jm, t_.sum + jm, t_.square + j * kLanes);
-        }
+  // Sums pixels of one region into t_.part.
+  void add_segment(const scalar_t* s, int64_t pixels, double* square) {
+    if (packed_) {
+      visit_few(M_, [&](auto M) { sum_packed<M.value, false>(s, nullptr, pixels, 0, pixels, t_.center, t_.part, square); });
+    } else if (strides_.interleaved && M_ >= kPad) {
+      sum_pixels(s, pixels, strides_.pixel, M_, t_.center, t_.part, square);
+    } else if (strides_.interleaved) {
+      for (int64_t m = 0; m < M_; ++m) {
+        t_.part[m] = 0;
+        for (int64_t x = 0; x < pixels; ++x) add_one(s[x * strides_.pixel + m], t_.center[m], t_.part[m], square[m]);
+      }
+    } else {
+      for (int64_t m = 0; m < M_; ++m) {
+        t_.part[m] = sum_plane(s + m * strides_.channel, pixels, t_.center[m], square);
       }
     }
+    for (int64_t m = M_; m < t_.padded; ++m) t_.part[m] = 0;
   }
 
-  void add_rows(const Tile& tile, const scalar_t* s) {
-    scalar_t rows[kTransposed * kMaxRow];
-    const bool turn = !p_.input.interleaved && M_ >= kLanes && M_ <= kMaxRow;
-    for (int64_t x0 = 0; x0 < tile.size; x0 += kTransposed) {
-      const int64_t pixels = std::min(kTransposed, tile.size - x0);
-      for (int64_t m = 0; turn && m < M_; ++m) {
-        const scalar_t* plane = s + m * channel_stride_ + x0;
-        for (int64_t x = 0; x < pixels; ++x) rows[x * M_ + m] = plane[x];
+  // Pixels [begin, end) of the tile. Halved until no region has many more of them than its pilot was taken from.
+  void add_masked(const Tile& tile, const scalar_t* s, const FewRegions& few, int64_t begin, int64_t end) {
+    const int32_t* label = tile.label + begin;
+    int64_t pixels[kFew] = {};
+    int present = 0;
+    int32_t region[kFew];
+    for (int r = 0; r < few.size; ++r) {
+      int32_t count = 0;
+      for (int64_t x = 0; x < end - begin; ++x) count += label[x] == few.region[r];
+      if (count == 0) continue;
+      const bool far = count > (t_.known(few.region[r]) ? t_.longest(few.region[r]) : kFirstSegment);
+      if (far && end - begin > 2 * kFirstSegment) {
+        const int64_t half = begin + (end - begin) / 2;
+        add_masked(tile, s, few, begin, half);
+        return add_masked(tile, s, few, half, end);
+      }
+      region[present] = few.region[r];
+      pixels[present++] = count;
+    }
+    for (int r = 0; r < present; ++r) {
+      if (t_.known(region[r])) continue;
+      int64_t x = begin;
+      while (tile.label[x] != region[r]) ++x;
+      t_.meet(region[r], s + x * strides_.pixel, strides_.channel);
+    }
+    for (int r = 0; r < present; ++r) {
+      if (packed_) {
+        t_.aim(region[r]);
+        visit_few(M_, [&](auto M) {
+          sum_packed<M.value, true>(s + begin * strides_.pixel, label, end - begin, region[r], pixels[r], t_.center,
+                                    t_.part, t_.squares(region[r]));
+        });
+        for (int64_t m = M_; m < t_.padded; ++m) t_.part[m] = 0;
+        t_.merge(region[r], pixels[r]);
+      }
+    }
+    if (!packed_) add_planes(s + begin, label, end - begin, region, pixels, present);
+  }
+
+  // Planar pixels, two regions at a time; channel by channel, so that a plane is read from memory once.
+  void add_planes(const scalar_t* s, const int32_t* label, int64_t length, const int32_t* region,
+                  const int64_t* pixels, int present) {
+    for (int64_t m = 0; m < M_; ++m) {
+      acc_t center[kFew];
+      double sum[kFew], *square[kFew];
+      for (int r = 0; r < present; ++r) {
+        center[r] = t_.mean(region[r], m);
+        square[r] = t_.squares(region[r]);
+      }
+      const scalar_t* plane = s + m * strides_.channel;
+      for (int r = 0; r < present; r += 2) {
+        r + 1 < present ? sum_masked<2>(plane, label, length, region + r, pixels + r, center + r, sum + r, square + r, r == 0)
+                        : sum_masked<1>(plane, label, length, region + r, pixels + r, center + r, sum + r, square + r, r == 0);
+      }
+      for (int r = 0; r < present; ++r) t_.merge_channel(region[r], m, pixels[r], center[r], sum[r]);
+    }
+    for (int r = 0; r < present; ++r) t_.count_pixels(region[r], pixels[r]);
+  }
+
+  // At most kTurnedPixels pixels with any labels.
+  void add_rows(const int32_t* label, int64_t pixels, const scalar_t* s) {
+    for (int64_t x = 0; x < pixels; ++x) {
+      if (label[x] != kIgnored) t_.expect_row(label[x], s + x * strides_.pixel, strides_.channel);
+    }
+    for (int64_t x = 0; x < pixels; ++x) {
+      if (label[x] != kIgnored) t_.count_row(label[x]);
+    }
+    if (strides_.interleaved && M_ >= kPad) {
+      for (int64_t x = 0; x < pixels; ++x) {
+        const int32_t i = label[x];
+        if (i == kIgnored) continue;
+        sum_pixel(s + x * strides_.pixel, M_, t_.row_pilot(i), t_.row_sum(i), t_.row_square(i));
+      }
+      return;
+    }
+    alignas(64) acc_t rows[kTurnedPixels * kTurnedChannels];
+    for (int64_t first = 0; first < M_; first += kTurnedChannels) {
+      const int64_t channels = std::min(kTurnedChannels, M_ - first), padded = (channels + kPad - 1) / kPad * kPad;
+      if (strides_.interleaved) {
+        copy_rows(s, strides_.pixel, pixels, M_, rows);
+      } else {
+        transpose<true>(s + first * strides_.channel, strides_.channel, channels, pixels, rows, padded);
       }
       for (int64_t x = 0; x < pixels; ++x) {
-        const int32_t i = tile.label[x0 + x];
+        const int32_t i = label[x];
         if (i == kIgnored) continue;
-        const scalar_t* pixel = s + (x0 + x) * pixel_stride_;
-        meet(i, pixel, 1);
-        double *sum = t_.sum + i * M_, *square = t_.square + i * kLanes;
-        const double* pilot = t_.mean + i * M_;
-        if (turn || (p_.input.interleaved && M_ >= kLanes)) {
-          sum_row(turn ? rows + x * M_ : pixel, M_, pilot, sum, square);
-        } else if (M_ < kLanes) {
-          sum_short_row(pixel, channel_stride_, M_, pilot, sum, square);
-        } else {
-          for (int64_t m = 0; m < M_; m += kLanes) {
-            sum_short_row(pixel + m * channel_stride_, channel_stride_, std::min<int64_t>(kLanes, M_ - m), pilot + m,
-                          sum + m, square);
-          }
-        }
+        sum_row(rows + x * padded, padded, t_.row_pilot(i) + first, t_.row_sum(i) + first, t_.row_square(i));
       }
     }
   }
 
-  static constexpr int64_t kMaxRow = 256;  // channels; kTransposed rows of them fit L1
-
-  const AccumulateParams& p_;
-  const ChunkTable& t_;
-  const scalar_t* image_;
-  const int64_t N_, M_, channel_stride_, pixel_stride_;
-  const bool packed_;  // interleaved, pixels touch, fewer channels than lanes
+  RegionTable<scalar_t> t_;
+  const int64_t M_;
+  const Strides strides_;
+  const bool packed_;  // interleaved, pixels touch, fewer channels than kPad
 };
 
 template <class scalar_t>
 int64_t accumulate_chunk(const AccumulateParams& p, int64_t b, int64_t begin, int64_t end, const ChunkTable& table) {
-  Chunk<scalar_t> chunk(p, b, table);
+  const PixelArray& input = p.input;
+  const scalar_t* image = static_cast<const scalar_t*>(input.data) + b * input.image_stride;
+  Chunk<scalar_t> chunk(p.shape, {input.channel_stride, input.pixel_stride, input.interleaved}, table.scratch);
   int64_t invalid = kNoPixel;
   Tile tile;
   for (int64_t x = begin; x < end; x += kTile) {
     read_tile(p.target, p.shape, b, x, std::min(kTile, end - x), tile);
     if (tile.invalid != kNoPixel && invalid == kNoPixel) invalid = x + tile.invalid;
-    chunk.add(tile, x);
+    chunk.add(tile, image + x * input.pixel_stride);
   }
-  chunk.finish();
+  chunk.finish(table);
   return invalid;
 }
 

@@ -1,155 +1,191 @@
 // apply on the CPU: input (B,M,P), target (B,P), coefficients -> gradient (B,M,P) of a range of pixels of one image.
 // One thread owns the range: it reads each element once and writes each once, ignored pixels too (as 0). Per tile it
-// chooses: long runs of equal labels keep their coefficients in registers; elsewhere they are looked up for eight
-// pixels at a time (planar) or lie in memory as the channels do (interleaved).
+// chooses: long runs of equal labels keep their coefficients in registers; a few regions that alternate are blended under
+// masks; elsewhere lanes are channels, as the coefficients lie in memory.
 #pragma once
 
 #include "../region_math.h"
-#include "kernels.h"
-#include "sums.h"
+#include "accumulate.h"
 
 namespace cas_ext::cpu {
 namespace CAS_ISA {
 
-constexpr int64_t kBlendRegions = 4;  // as many regions as are cheaper to blend under masks than to look up
+// Coefficients of one image.
+template <class acc_t>
+struct Coefficients {
+  Coefficients(const ApplyParams& p, int64_t b)
+      : N(p.shape.regions),
+        M(p.shape.channels),
+        weight(static_cast<acc_t>(p.factor) * static_cast<const acc_t*>(p.weight)[b * p.weight_stride]),
+        scale(static_cast<const acc_t*>(p.scale) + b * N),
+        center(static_cast<const acc_t*>(p.center) + b * N * M),
+        offset(static_cast<const acc_t*>(p.offset) + b * N * M) {}
 
-template <class acc_t>
-using Acc8 = std::conditional_t<std::is_same_v<acc_t, double>, Double8, Float8>;
-template <class acc_t>
-using Mask8 = std::conditional_t<std::is_same_v<acc_t, double>, Long8, Int8>;
+  const int64_t N, M;
+  const acc_t weight;
+  const acc_t *scale, *center, *offset;
+};
 
 template <class scalar_t>
 class Gradient {
  public:
-  using acc_t = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
-  using V = Acc8<acc_t>;
-  using Mask = Mask8<acc_t>;
+  using acc_t = AccOf<scalar_t>;
+  static constexpr int L = kLanes<acc_t>, kRow = kRowLanes<acc_t>;
+  using V = Vec<acc_t>;
+  using Row = Vec<acc_t, kRow>;
 
-  Gradient(const ApplyParams& p, int64_t b)
-      : p_(p),
-        N_(p.shape.regions),
-        M_(p.shape.channels),
-        input_(static_cast<const scalar_t*>(p.input.data) + b * p.input.image_stride),
-        gradient_(static_cast<scalar_t*>(p.gradient.data) + b * p.gradient.image_stride),
-        weight_(static_cast<acc_t>(p.factor) * static_cast<const acc_t*>(p.weight)[b * p.weight_stride]),
-        scale_(static_cast<const acc_t*>(p.scale) + b * N_),
-        center_(static_cast<const acc_t*>(p.center) + b * N_ * M_),
-        offset_(static_cast<const acc_t*>(p.offset) + b * N_ * M_),
-        packed_(p.input.interleaved && M_ < kLanes && p.input.pixel_stride == M_ && p.gradient.pixel_stride == M_) {}
+  // `from` and `to` are interleaved both or neither.
+  Gradient(const Coefficients<acc_t>& coefficients, const Strides& from, const Strides& to)
+      : c_(coefficients),
+        N_(c_.N),
+        M_(c_.M),
+        from_(from),
+        to_(to),
+        packed_(from.interleaved && M_ < kPad && from.pixel == M_ && to.pixel == M_) {}
 
-  void write(const Tile& tile, int64_t begin) const {
-    const scalar_t* s = input_ + begin * p_.input.pixel_stride;
-    scalar_t* g = gradient_ + begin * p_.gradient.pixel_stride;
-    const bool runs = tile.runs * kLanes <= tile.size;
-    if (!p_.input.interleaved) {
-      for (int64_t m = 0; m < M_; ++m) {
-        const scalar_t* from = s + m * p_.input.channel_stride;
-        scalar_t* to = g + m * p_.gradient.channel_stride;
-        runs ? plane_runs(tile, m, from, to) : plane_lookup(tile, m, from, to);
-      }
-    } else if (runs && packed_) {
-      visit_few(M_, [&](auto M) { packed_runs<M.value>(tile, s, g); });
-    } else if (M_ >= kLanes) {
-      for (int64_t x = 0; x < tile.size; ++x)
-        row(tile.label[x], s + x * p_.input.pixel_stride, g + x * p_.gradient.pixel_stride);
-    } else {
-      for (int64_t x = 0; x < tile.size; ++x) {
-        for (int64_t m = 0; m < M_; ++m) {
-          g[x * p_.gradient.pixel_stride + m] = element(tile.label[x], m, s[x * p_.input.pixel_stride + m]);
-        }
-      }
+  // `s`, `g`: the first pixel of the tile.
+  void write(const Tile& tile, const scalar_t* s, scalar_t* g) const {
+    if (tile.runs * kPad <= tile.size) {
+      if (!from_.interleaved) return plane_runs(tile, s, g);
+      if (packed_) return visit_few(M_, [&](auto M) { packed_runs<M.value>(tile, s, g); });
+    } else if (!from_.interleaved || packed_) {
+      const FewRegions few = few_regions(tile, N_);
+      if (few.size <= kFew && packed_) return visit_few(M_, [&](auto M) { packed_blend<M.value>(tile, few, s, g); });
+      if (few.size <= kFew) return visit_size(few.size, [&](auto R) { plane_blend<R.value>(tile, few, s, g); });
+    }
+    if (from_.interleaved && M_ >= kPad) {
+      for (int64_t x = 0; x < tile.size; ++x) row(tile.label[x], s + x * from_.pixel, g + x * to_.pixel);
+      return;
+    }
+    for (int64_t x = 0; x < tile.size; x += kTurnedPixels) {
+      turned(tile.label + x, std::min(kTurnedPixels, tile.size - x), s + x * from_.pixel, g + x * to_.pixel);
     }
   }
 
  private:
-  static V splat(acc_t value) { return broadcast(value); }
-
   scalar_t element(int64_t i, int64_t m, scalar_t s) const {
     if (i == kIgnored) return static_cast<scalar_t>(0);
     const int64_t im = i * M_ + m;
-    return static_cast<scalar_t>(gradient_element(weight_, scale_[i], center_[im], offset_[im], static_cast<acc_t>(s)));
+    return static_cast<scalar_t>(gradient_element(c_.weight, c_.scale[i], c_.center[im], c_.offset[im], to_acc(s)));
   }
 
-  void plane_runs(const Tile& tile, int64_t m, const scalar_t* s, scalar_t* g) const {
-    for_each_run(tile, [&](int32_t i, int64_t first, int64_t length) {
-      int64_t x = first;
-      const int64_t end = first + length;
-      if (i == kIgnored) {
-        for (; x + kLanes <= end; x += kLanes) store_acc(g + x, V{});
-      } else {
-        const V weight = splat(weight_), scale = splat(scale_[i]);
-        const V center = splat(center_[i * M_ + m]), offset = splat(offset_[i * M_ + m]);
-        for (; x + kLanes <= end; x += kLanes) {
-          store_acc(g + x, gradient_element(weight, scale, center, offset, load_acc(s + x)));
+  void plane_runs(const Tile& tile, const scalar_t* s, scalar_t* g) const {
+    const V weight = splat(c_.weight);
+    for (int64_t m = 0; m < M_; ++m, s += from_.channel, g += to_.channel) {
+      for_each_run(tile, [&](int32_t i, int64_t x, int64_t length) {
+        const int64_t end = x + length;
+        if (i == kIgnored) return std::fill(g + x, g + end, static_cast<scalar_t>(0));
+        const V scale = splat(c_.scale[i]), center = splat(c_.center[i * M_ + m]);
+        const V offset = splat(c_.offset[i * M_ + m]);
+        const auto eight = [&](int64_t at) {
+          store_acc<L>(g + at, gradient_element(weight, scale, center, offset, load_acc<L>(s + at)));
+        };
+        if (length < L) {
+          for (; x < end; ++x) g[x] = element(i, m, s[x]);
+          return;
         }
-      }
-      for (; x < end; ++x) g[x] = element(i, m, s[x]);
-    });
-  }
-
-  void plane_lookup(const Tile& tile, int64_t m, const scalar_t* s, scalar_t* g) const {
-    const V weight = splat(weight_);
-    int64_t x = 0;
-    for (; x + kLanes <= tile.size; x += kLanes) {
-      const Int8 label = load<Int8>(tile.label + x);
-      const Mask region = __builtin_convertvector(label, Mask);
-      V scale, center, offset;
-      if (N_ <= kBlendRegions) {
-        scale = splat(scale_[0]), center = splat(center_[m]), offset = splat(offset_[m]);
-        for (int64_t i = 1; i < N_; ++i) {
-          const Mask here = region == static_cast<acc_label>(i);
-          scale = here ? splat(scale_[i]) : scale;
-          center = here ? splat(center_[i * M_ + m]) : center;
-          offset = here ? splat(offset_[i * M_ + m]) : offset;
-        }
-      } else {
-        for (int k = 0; k < kLanes; ++k) {
-          const int64_t i = tile.label[x + k] < 0 ? 0 : tile.label[x + k];
-          scale[k] = scale_[i];
-          center[k] = center_[i * M_ + m];
-          offset[k] = offset_[i * M_ + m];
-        }
-      }
-      const V value = gradient_element(weight, scale, center, offset, load_acc(s + x));
-      store_acc(g + x, region >= 0 ? value : V{});
+        for (; x + L <= end; x += L) eight(x);
+        if (x < end) eight(end - L);  // some pixels twice, with the same values
+      });
     }
-    for (; x < tile.size; ++x) g[x] = element(tile.label[x], m, s[x]);
   }
 
-  // One pixel of M >= kLanes channels; the last eight may be written twice, with the same values.
+  // R regions in turn: each lane takes the coefficients of its own.
+  template <int R>
+  void plane_blend(const Tile& tile, const FewRegions& few, const scalar_t* s, scalar_t* g) const {
+    const V weight = splat(c_.weight);
+    for (int64_t m = 0; m < M_; ++m, s += from_.channel, g += to_.channel) {
+      V scale[R], center[R], offset[R];
+      for (int r = 0; r < R; ++r) {
+        const int64_t im = few.region[r] * M_ + m;
+        scale[r] = splat(c_.scale[few.region[r]]), center[r] = splat(c_.center[im]), offset[r] = splat(c_.offset[im]);
+      }
+      int64_t x = 0;
+      for (; x + L <= tile.size; x += L) {
+        V its_scale = scale[0], its_center = center[0], its_offset = offset[0];
+        for (int r = 1; r < R; ++r) {
+          const Mask<acc_t> here = members<acc_t>(tile.label + x, few.region[r]);
+          its_scale = here ? scale[r] : its_scale;
+          its_center = here ? center[r] : its_center;
+          its_offset = here ? offset[r] : its_offset;
+        }
+        const V value = gradient_element(weight, its_scale, its_center, its_offset, load_acc<L>(s + x));
+        store_acc<L>(g + x, members<acc_t>(tile.label + x, kIgnored) ? V{} : value);
+      }
+      for (; x < tile.size; ++x) g[x] = element(tile.label[x], m, s[x]);
+    }
+  }
+
+  // One interleaved pixel of M >= kPad channels; the last kRow may be written twice, with the same values.
   void row(int32_t i, const scalar_t* s, scalar_t* g) const {
-    const V weight = splat(weight_), scale = splat(i == kIgnored ? acc_t(0) : scale_[i]);
-    for (int64_t next = 0; next < M_; next += kLanes) {
-      const int64_t m = next + kLanes <= M_ ? next : M_ - kLanes;
-      V value{};
+    const Row weight = splat<acc_t, kRow>(c_.weight), scale = splat<acc_t, kRow>(i == kIgnored ? 0 : c_.scale[i]);
+    for (int64_t next = 0; next < M_; next += kRow) {
+      const int64_t m = std::min(next, M_ - kRow);
+      Row value{};
       if (i != kIgnored) {
-        const acc_t *center = center_ + i * M_ + m, *offset = offset_ + i * M_ + m;
-        value = gradient_element(weight, scale, load_acc(center), load_acc(offset), load_acc(s + m));
+        const Row center = load<Row>(c_.center + i * M_ + m), offset = load<Row>(c_.offset + i * M_ + m);
+        value = gradient_element(weight, scale, center, offset, load_acc<kRow>(s + m));
       }
-      store_acc(g + m, value);
+      store_acc<kRow>(g + m, value);
     }
   }
 
-  // Runs of touching pixels with M < kLanes channels: M vectors hold eight pixels.
+  // At most kTurnedPixels pixels with any labels, turned into rows of channels and back.
+  void turned(const int32_t* label, int64_t pixels, const scalar_t* s, scalar_t* g) const {
+    alignas(64) acc_t rows[kTurnedPixels * kTurnedChannels], result[kTurnedPixels * kTurnedChannels];
+    const Row weight = splat<acc_t, kRow>(c_.weight);
+    for (int64_t first = 0; first < M_; first += kTurnedChannels) {
+      const int64_t channels = std::min(kTurnedChannels, M_ - first), padded = (channels + kPad - 1) / kPad * kPad;
+      if (from_.interleaved) {
+        copy_rows(s, from_.pixel, pixels, M_, rows);
+      } else {
+        transpose<true>(s + first * from_.channel, from_.channel, channels, pixels, rows, padded);
+      }
+      for (int64_t x = 0; x < pixels; ++x) {
+        const int64_t i = label[x], im = i * M_ + first;
+        const Row scale = splat<acc_t, kRow>(i == kIgnored ? 0 : c_.scale[i]);
+        for (int64_t m = 0; m < channels; m += kRow) {
+          Row value{};
+          if (i != kIgnored) {
+            const int64_t left = channels - m;
+            const Row center = left < kRow ? load_first<kRow>(c_.center + im + m, left) : load<Row>(c_.center + im + m);
+            const Row offset = left < kRow ? load_first<kRow>(c_.offset + im + m, left) : load<Row>(c_.offset + im + m);
+            value = gradient_element(weight, scale, center, offset, load<Row>(rows + x * padded + m));
+          }
+          store(result + x * padded + m, value);
+        }
+      }
+      if (from_.interleaved) {
+        for (int64_t x = 0; x < pixels; ++x) {
+          for (int64_t m = 0; m < M_; ++m) g[x * to_.pixel + m] = static_cast<scalar_t>(result[x * padded + m]);
+        }
+      } else {
+        transpose<false>(result, padded, pixels, channels, g + first * to_.channel, to_.channel);
+      }
+    }
+  }
+
+  // Runs of touching pixels with M < kPad channels: M vectors hold L pixels.
   template <int M>
   void packed_runs(const Tile& tile, const scalar_t* s, scalar_t* g) const {
-    for_each_run(tile, [&](int32_t i, int64_t first, int64_t length) {
-      int64_t x = first;
-      const int64_t end = first + length;
-      const V weight = splat(weight_), scale = splat(i == kIgnored ? acc_t(0) : scale_[i]);
-      V center[M] = {}, offset[M] = {};
-      for (int v = 0; v < M && i != kIgnored; ++v) {
-        for (int k = 0; k < kLanes; ++k) {
-          center[v][k] = center_[i * M + (v * kLanes + k) % M];
-          offset[v][k] = offset_[i * M + (v * kLanes + k) % M];
-        }
-      }
-      for (; x + kLanes <= end; x += kLanes) {
-        for (int v = 0; v < M; ++v) {
-          const scalar_t* from = s + x * M + v * kLanes;
-          const V value = i == kIgnored ? V{} : gradient_element(weight, scale, center[v], offset[v], load_acc(from));
-          store_acc(g + x * M + v * kLanes, value);
-        }
+    const V weight = splat(c_.weight);
+    for_each_run(tile, [&](int32_t i, int64_t x, int64_t length) {
+      const int64_t end = x + length;
+      if (i == kIgnored) return std::fill(g + x * M, g + end * M, static_cast<scalar_t>(0));
+      if (length >= L) {
+        const V scale = splat(c_.scale[i]);
+        V center[M], offset[M];
+        Packed<acc_t, M>::spread(c_.center + i * M, center);
+        Packed<acc_t, M>::spread(c_.offset + i * M, offset);
+        const auto pixels = [&](int64_t at) {
+          for (int v = 0; v < M; ++v) {
+            const int64_t k = at * M + v * L;
+            store_acc<L>(g + k, gradient_element(weight, scale, center[v], offset[v], load_acc<L>(s + k)));
+          }
+        };
+        for (; x + L <= end; x += L) pixels(x);
+        if (x < end) pixels(end - L);  // some pixels twice, with the same values
+        return;
       }
       for (; x < end; ++x) {
         for (int m = 0; m < M; ++m) g[x * M + m] = element(i, m, s[x * M + m]);
@@ -157,24 +193,76 @@ class Gradient {
     });
   }
 
-  using acc_label = std::conditional_t<std::is_same_v<acc_t, double>, int64_t, int32_t>;
+  // The same for regions in turn.
+  template <int M>
+  void packed_blend(const Tile& tile, const FewRegions& few, const scalar_t* s, scalar_t* g) const {
+    const V weight = splat(c_.weight);
+    V scale[kFew], center[kFew][M], offset[kFew][M];
+    Mask<acc_t> pixel[M];
+    Packed<acc_t, M>::pixels(pixel);
+    for (int r = 0; r < few.size; ++r) {
+      const int64_t i = few.region[r];
+      scale[r] = splat(c_.scale[i]);
+      Packed<acc_t, M>::spread(c_.center + i * M, center[r]);
+      Packed<acc_t, M>::spread(c_.offset + i * M, offset[r]);
+    }
+    int64_t x = 0;
+    for (; x + L <= tile.size && few.size > 0; x += L) {
+      Mask<acc_t> here[kFew];
+      for (int r = 1; r < few.size; ++r) here[r] = members<acc_t>(tile.label + x, few.region[r]);
+      const Mask<acc_t> ignored = members<acc_t>(tile.label + x, kIgnored);
+      for (int v = 0; v < M; ++v) {
+        V its_scale = scale[0], its_center = center[0][v], its_offset = offset[0][v];
+        for (int r = 1; r < few.size; ++r) {
+          const Mask<acc_t> mask = __builtin_shuffle(here[r], pixel[v]);
+          its_scale = mask ? scale[r] : its_scale;
+          its_center = mask ? center[r][v] : its_center;
+          its_offset = mask ? offset[r][v] : its_offset;
+        }
+        const int64_t k = x * M + v * L;
+        const V value = gradient_element(weight, its_scale, its_center, its_offset, load_acc<L>(s + k));
+        store_acc<L>(g + k, __builtin_shuffle(ignored, pixel[v]) ? V{} : value);
+      }
+    }
+    for (; x < tile.size; ++x) {
+      for (int m = 0; m < M; ++m) g[x * M + m] = element(tile.label[x], m, s[x * M + m]);
+    }
+  }
 
-  const ApplyParams& p_;
+  // Calls body(std::integral_constant<int, R>()) for R in 1..kFew; none is as good as one that nobody has.
+  template <class Body>
+  static void visit_size(int size, Body body) {
+    static_assert(kFew == 4);
+    switch (size) {
+      case 2:
+        return body(std::integral_constant<int, 2>());
+      case 3:
+        return body(std::integral_constant<int, 3>());
+      case 4:
+        return body(std::integral_constant<int, 4>());
+      default:
+        return body(std::integral_constant<int, 1>());
+    }
+  }
+
+  const Coefficients<acc_t>& c_;
   const int64_t N_, M_;
-  const scalar_t* input_;
-  scalar_t* gradient_;
-  const acc_t weight_;
-  const acc_t *scale_, *center_, *offset_;
+  const Strides from_, to_;
   const bool packed_;
 };
 
 template <class scalar_t>
 void apply_range(const ApplyParams& p, int64_t b, int64_t begin, int64_t end) {
-  const Gradient<scalar_t> gradient(p, b);
+  const PixelArray &input = p.input, &gradient = p.gradient;
+  const scalar_t* s = static_cast<const scalar_t*>(input.data) + b * input.image_stride;
+  scalar_t* g = static_cast<scalar_t*>(gradient.data) + b * gradient.image_stride;
+  const Coefficients<AccOf<scalar_t>> coefficients(p, b);
+  const Gradient<scalar_t> writer(coefficients, {input.channel_stride, input.pixel_stride, input.interleaved},
+                                  {gradient.channel_stride, gradient.pixel_stride, gradient.interleaved});
   Tile tile;
   for (int64_t x = begin; x < end; x += kTile) {
     read_tile(p.target, p.shape, b, x, std::min(kTile, end - x), tile);
-    gradient.write(tile, x);
+    writer.write(tile, s + x * input.pixel_stride, g + x * gradient.pixel_stride);
   }
 }
 

@@ -17,6 +17,8 @@
 
 #pragma GCC target("avx2,fma,f16c")
 #define CAS_ISA avx2
+#define CAS_VECTOR_BYTES 32
+#define CAS_X86_LEVEL 2
 #include "isa.h"
 
 namespace cas_ext::cpu {

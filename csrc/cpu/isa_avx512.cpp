@@ -15,8 +15,13 @@
 #ifdef CAS_X86
 #include <immintrin.h>
 
+// GCC 12 warns of its own headers, whose "undefined" vectors are uninitialised on purpose.
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")
 #define CAS_ISA avx512
+#define CAS_VECTOR_BYTES 64
+#define CAS_X86_LEVEL 4
 #include "isa.h"
 
 namespace cas_ext::cpu {

@@ -12,6 +12,8 @@
 
 #include "kernels.h"
 #define CAS_ISA baseline
+#define CAS_VECTOR_BYTES 16
+#define CAS_X86_LEVEL 0
 #include "isa.h"
 
 namespace cas_ext::cpu {

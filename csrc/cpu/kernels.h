@@ -5,14 +5,20 @@
 
 namespace cas_ext::cpu {
 
-// What one chunk of pixels of one image saw, and what it is computed in.
+// What one chunk of pixels of one image saw.
 struct ChunkTable {
   int64_t* count;   // (N)
-  double* mean;     // (N, M); the pilot values while pixels are read
-  double* scatter;  // (N)
-  double* sum;      // scratch (N, M): sums of s - pilot
-  double* square;   // scratch (N, 8): sums of (s - pilot)^2, in eight lanes
+  double* mean;     // (N, M); unwritten where count is 0
+  double* scatter;  // (N); unwritten where count is 0
+  void* scratch;    // scratch_bytes(shape), 64-byte aligned or not
 };
+
+// What a chunk is computed in: table.h and softmax.h lay it out.
+inline int64_t scratch_bytes(const Shape& s) {
+  constexpr int64_t kWidest = sizeof(double), kPad = 8;
+  const int64_t row = (s.channels + kPad - 1) / kPad * kPad;
+  return kWidest * (s.regions * (4 * row + 2 * kPad + 2) + 2 * row);
+}
 
 struct Kernels {
   const char* name;

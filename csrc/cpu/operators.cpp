@@ -67,10 +67,10 @@ MomentTensors accumulate(Tensor input, Tensor target, int64_t num_regions, int64
   p.first_invalid = first.get();
   const Kernels& k = kernels();
   torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
-    std::unique_ptr<double[]> sum(new double[N * M]), square(new double[N * 8]);
+    std::unique_ptr<char[]> scratch(new char[scratch_bytes(p.shape)]);
     for (int64_t t = begin; t < end; ++t) {
       const int64_t x = t % chunks * length;
-      const ChunkTable table{&count[t * N], &mean[t * N * M], &scatter[t * N], sum.get(), square.get()};
+      const ChunkTable table{&count[t * N], &mean[t * N * M], &scatter[t * N], scratch.get()};
       invalid[t] = k.accumulate(p, t / chunks, std::min(x, P), std::min(x + length, P), table);
     }
   });

@@ -1,5 +1,6 @@
-// Vectors of eight values, written with the compiler's vector types: the same code becomes SSE2, AVX2 or AVX-512, or
-// NEON.
+// Vectors, written with the compiler's vector types: the same code becomes SSE2, AVX2 or AVX-512, or NEON. The file that
+// includes this says how wide they are (CAS_VECTOR_BYTES) and which instructions there are (CAS_X86_LEVEL: 0 none that can
+// be named, 2 AVX2 + FMA + F16C, 4 AVX-512). Intrinsics stand only where the compiler does badly without.
 #pragma once
 
 #include <cstdint>
@@ -11,14 +12,30 @@
 namespace cas_ext::cpu {
 namespace CAS_ISA {
 
-constexpr int kLanes = 8;
+template <class T, int lanes>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(lanes * sizeof(T))));
+};
 
-typedef float Float8 __attribute__((vector_size(32)));
-typedef double Double8 __attribute__((vector_size(64)));
-typedef int32_t Int8 __attribute__((vector_size(32)));
-typedef int64_t Long8 __attribute__((vector_size(64)));
-typedef uint16_t Short8 __attribute__((vector_size(16)));
-typedef uint32_t Word8 __attribute__((vector_size(32)));
+template <class acc_t>
+constexpr int kLanes = CAS_VECTOR_BYTES / static_cast<int>(sizeof(acc_t));  // of a vector along pixels
+
+constexpr int kPad = 8;  // channels: rows of tables and of turned pixels are padded to a multiple of it
+
+template <class acc_t>
+constexpr int kRowLanes = kLanes<acc_t> < kPad ? kLanes<acc_t> : kPad;  // of a vector along channels
+
+template <class T, int lanes = kLanes<T>>
+using Vec = typename VectorOf<T, lanes>::type;
+
+template <class acc_t>
+using Bits = std::conditional_t<std::is_same_v<acc_t, double>, int64_t, int32_t>;
+template <class acc_t, int lanes = kLanes<acc_t>>
+using Mask = Vec<Bits<acc_t>, lanes>;
+
+// The type of pixel arithmetic for a stored type.
+template <class scalar_t>
+using AccOf = std::conditional_t<std::is_same_v<scalar_t, double>, double, float>;
 
 template <class V>
 CAS_HD V load(const void* from) {
@@ -32,63 +49,151 @@ CAS_HD void store(void* to, V v) {
   std::memcpy(to, &v, sizeof(V));
 }
 
-CAS_HD Double8 broadcast(double s) { return Double8{} + s; }
-CAS_HD Float8 broadcast(float s) { return Float8{} + s; }
-
-// Eight stored values as the type of pixel arithmetic.
-CAS_HD Double8 load_acc(const double* s) { return load<Double8>(s); }
-CAS_HD Float8 load_acc(const float* s) { return load<Float8>(s); }
-CAS_HD Float8 load_acc(const c10::BFloat16* s) {
-  return (Float8)(__builtin_convertvector(load<Short8>(s), Word8) << 16);
+template <class acc_t, int lanes = kLanes<acc_t>>
+CAS_HD Vec<acc_t, lanes> splat(acc_t s) {
+  return Vec<acc_t, lanes>{} + s;
 }
-CAS_HD Float8 load_acc(const c10::Half* s) {
-#if defined(__F16C__)
-  return (Float8)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(s)));
-#else
-  Float8 v;
-  for (int k = 0; k < kLanes; ++k) v[k] = static_cast<float>(s[k]);
+
+template <class scalar_t>
+CAS_HD AccOf<scalar_t> to_acc(scalar_t s) {
+  return static_cast<AccOf<scalar_t>>(s);
+}
+
+// `lanes` stored values as the type of pixel arithmetic.
+template <int lanes, class scalar_t>
+CAS_HD Vec<AccOf<scalar_t>, lanes> load_acc(const scalar_t* s) {
+  using V = Vec<AccOf<scalar_t>, lanes>;
+  if constexpr (std::is_same_v<scalar_t, AccOf<scalar_t>>) {
+    return load<V>(s);
+  } else if constexpr (std::is_same_v<scalar_t, c10::BFloat16>) {
+#if CAS_X86_LEVEL >= 4
+    if constexpr (lanes == 16) {
+      return (V)_mm512_slli_epi32(_mm512_cvtepu16_epi32(load<__m256i>(s)), 16);
+    }
+#endif
+#if CAS_X86_LEVEL >= 2
+    if constexpr (lanes == 8) return (V)_mm256_slli_epi32(_mm256_cvtepu16_epi32(load<__m128i>(s)), 16);
+#endif
+    return (V)(__builtin_convertvector(load<Vec<uint16_t, lanes>>(s), Vec<uint32_t, lanes>) << 16);
+  } else {
+#if CAS_X86_LEVEL >= 4
+    if constexpr (lanes == 16) return (V)_mm512_cvtph_ps(load<__m256i>(s));
+#endif
+#if CAS_X86_LEVEL >= 2
+    if constexpr (lanes == 8) return (V)_mm256_cvtph_ps(load<__m128i>(s));
+#endif
+    V v;
+    for (int k = 0; k < lanes; ++k) v[k] = static_cast<float>(s[k]);
+    return v;
+  }
+}
+
+template <int lanes, class scalar_t>
+CAS_HD void store_acc(scalar_t* to, Vec<AccOf<scalar_t>, lanes> v) {
+  if constexpr (std::is_same_v<scalar_t, AccOf<scalar_t>>) {
+    store(to, v);
+  } else if constexpr (std::is_same_v<scalar_t, c10::BFloat16>) {  // round to nearest even; NaN stays NaN
+    using Word = Vec<uint32_t, lanes>;
+    const Word bits = (Word)v, rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
+    const Word word = v != v ? Word{} + 0x7fc0u : rounded;
+#if CAS_X86_LEVEL >= 4
+    if constexpr (lanes == 16) return store(to, _mm512_cvtepi32_epi16((__m512i)word));
+    if constexpr (lanes == 8) return store(to, _mm256_cvtepi32_epi16((__m256i)word));
+#endif
+    store(to, __builtin_convertvector(word, Vec<uint16_t, lanes>));
+  } else {
+#if CAS_X86_LEVEL >= 4
+    if constexpr (lanes == 16) return store(to, _mm512_cvtps_ph((__m512)v, _MM_FROUND_TO_NEAREST_INT));
+#endif
+#if CAS_X86_LEVEL >= 2
+    if constexpr (lanes == 8) return store(to, _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
+#endif
+    for (int k = 0; k < lanes; ++k) to[k] = static_cast<c10::Half>(v[k]);
+  }
+}
+
+// The first n < lanes values at s, zero in the other lanes; reads nothing beyond them.
+template <int lanes, class acc_t>
+CAS_HD Vec<acc_t, lanes> load_first(const acc_t* s, int64_t n) {
+#if CAS_X86_LEVEL >= 4
+  if constexpr (lanes * sizeof(acc_t) == 64) {
+    return (Vec<acc_t, lanes>)_mm512_maskz_loadu_pd(static_cast<__mmask8>((1 << n) - 1), s);
+  }
+#endif
+#if CAS_X86_LEVEL >= 2
+  if constexpr (lanes == 8 && sizeof(acc_t) == 4) {
+    const Vec<int32_t, 8> lane = {0, 1, 2, 3, 4, 5, 6, 7};
+    return (Vec<acc_t, lanes>)_mm256_maskload_ps(s, (__m256i)(lane < static_cast<int32_t>(n)));
+  }
+#endif
+  Vec<acc_t, lanes> v{};
+  for (int k = 0; k < lanes; ++k) v[k] = k < n ? s[k] : 0;
   return v;
-#endif
 }
 
-CAS_HD void store_acc(double* to, Double8 v) { store(to, v); }
-CAS_HD void store_acc(float* to, Float8 v) { store(to, v); }
-CAS_HD void store_acc(c10::BFloat16* to, Float8 v) {  // round to nearest even; NaN stays NaN
-  const Word8 bits = (Word8)v, rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-  const Word8 is_nan = (Word8)(v != v);
-  store(to, __builtin_convertvector((rounded & ~is_nan) | (is_nan & 0x7fc0u), Short8));
-}
-CAS_HD void store_acc(c10::Half* to, Float8 v) {
-#if defined(__F16C__)
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
-#else
-  for (int k = 0; k < kLanes; ++k) to[k] = static_cast<c10::Half>(v[k]);
-#endif
+template <int lanes>
+CAS_HD Vec<double, lanes> widen(Vec<double, lanes> v) {
+  return v;
 }
 
-// Eight stored values as doubles.
-template <class scalar_t>
-CAS_HD Double8 load_wide(const scalar_t* s) {
-  if constexpr (std::is_same_v<scalar_t, double>) {
-    return load_acc(s);
+template <int lanes>
+CAS_HD Vec<double, lanes> widen(Vec<float, lanes> v) {
+#if CAS_X86_LEVEL >= 4
+  if constexpr (lanes == 8) return (Vec<double, lanes>)_mm512_cvtps_pd((__m256)v);
+#endif
+  return __builtin_convertvector(v, Vec<double, lanes>);
+}
+
+// `lanes` floats as doubles.
+template <int lanes>
+CAS_HD Vec<double, lanes> load_wide(const float* s) {
+#if CAS_X86_LEVEL >= 4
+  if constexpr (lanes == 8) return (Vec<double, lanes>)_mm512_cvtps_pd(_mm256_loadu_ps(s));
+#endif
+#if CAS_X86_LEVEL >= 2
+  if constexpr (lanes == 4) return (Vec<double, lanes>)_mm256_cvtps_pd(_mm_loadu_ps(s));
+#endif
+  return __builtin_convertvector(load<Vec<float, lanes>>(s), Vec<double, lanes>);
+}
+
+// Adds the lanes to eight doubles.
+template <class acc_t, int lanes>
+CAS_HD void add_lanes(double* eight, Vec<acc_t, lanes> v) {
+  if constexpr (std::is_same_v<acc_t, double>) {
+    store(eight, load<Vec<acc_t, lanes>>(eight) + v);
   } else {
-    return __builtin_convertvector(load_acc(s), Double8);
+#if CAS_X86_LEVEL >= 4
+    const __m512d sum = load<__m512d>(eight);
+    if constexpr (lanes == 16) {
+      const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256((__m512)v));
+      return store(eight, sum + (low + _mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)v, 1))));
+    }
+    if constexpr (lanes == 8) return store(eight, sum + _mm512_cvtps_pd((__m256)v));
+#endif
+    for (int k = 0; k < lanes; ++k) eight[k % kPad] += v[k];
   }
 }
 
-template <class scalar_t>
-CAS_HD double widen(scalar_t s) {
-  if constexpr (std::is_same_v<scalar_t, double>) {
-    return s;
-  } else {
-    return static_cast<double>(static_cast<float>(s));
-  }
+// The sum of eight doubles, always in the same order.
+CAS_HD double sum_eight(const double* v) { return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7])); }
+
+template <class acc_t, int lanes>
+CAS_HD double sum_lanes(Vec<acc_t, lanes> v) {
+  double eight[kPad] = {};
+  add_lanes<acc_t, lanes>(eight, v);
+  return sum_eight(eight);
 }
 
-// The lanes in pairs, always in the same order.
-CAS_HD double sum_lanes(Double8 v) { return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7])); }
-
-CAS_HD Double8 keep(Double8 v, Long8 mask) { return (Double8)((Long8)v & mask); }
+// Which of `kLanes` pixels, from label[0] on, belong to a region.
+template <class acc_t>
+CAS_HD Mask<acc_t> members(const int32_t* label, int32_t region) {
+  const auto same = load<Vec<int32_t, kLanes<acc_t>>>(label) == region;
+  if constexpr (std::is_same_v<acc_t, double>) {
+    return __builtin_convertvector(same, Mask<acc_t>);
+  } else {
+    return same;
+  }
+}
 
 }  // namespace CAS_ISA
 }  // namespace cas_ext::cpu

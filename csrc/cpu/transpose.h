@@ -1,0 +1,65 @@
+// to[c][r] = from[r][c], with a change of type: planes of a tile become rows of pixels, and back.
+#pragma once
+
+#include "simd.h"
+
+namespace cas_ext::cpu {
+namespace CAS_ISA {
+
+#if CAS_X86_LEVEL >= 2
+// Eight vectors of eight floats.
+CAS_HD void transpose_eight(__m256 (&v)[8]) {
+  __m256 t[8], u[8];
+  for (int k = 0; k < 8; k += 2) {
+    t[k] = _mm256_unpacklo_ps(v[k], v[k + 1]);
+    t[k + 1] = _mm256_unpackhi_ps(v[k], v[k + 1]);
+  }
+  for (int k = 0; k < 8; k += 4) {
+    u[k] = _mm256_shuffle_ps(t[k], t[k + 2], 0x44);
+    u[k + 1] = _mm256_shuffle_ps(t[k], t[k + 2], 0xee);
+    u[k + 2] = _mm256_shuffle_ps(t[k + 1], t[k + 3], 0x44);
+    u[k + 3] = _mm256_shuffle_ps(t[k + 1], t[k + 3], 0xee);
+  }
+  for (int k = 0; k < 4; ++k) {
+    v[k] = _mm256_permute2f128_ps(u[k], u[k + 4], 0x20);
+    v[k + 4] = _mm256_permute2f128_ps(u[k], u[k + 4], 0x31);
+  }
+}
+#endif
+
+// kFill: rows of `to` are written up to the next multiple of kPad, with zeros. Strides count elements.
+template <bool kFill, class from_t, class to_t>
+inline void transpose(const from_t* from, int64_t from_stride, int64_t rows, int64_t cols, to_t* to,
+                      int64_t to_stride) {
+#if CAS_X86_LEVEL >= 2
+  if constexpr (std::is_same_v<AccOf<from_t>, float>) {
+    constexpr int k8 = 8;
+    if (cols >= k8 && (kFill || rows >= k8)) {
+      for (int64_t r = 0; r < rows; r += k8) {
+        const int64_t r0 = kFill ? r : std::min(r, rows - k8);  // the last eight may be written twice
+        for (int64_t c = 0; c < cols; c += k8) {
+          const int64_t c0 = std::min(c, cols - k8);
+          __m256 v[k8];
+          for (int k = 0; k < k8; ++k) {
+            const bool there = !kFill || r0 + k < rows;
+            v[k] = there ? (__m256)load_acc<k8>(from + (r0 + k) * from_stride + c0) : __m256{};
+          }
+          transpose_eight(v);
+          for (int k = 0; k < k8; ++k) store_acc<k8>(to + (c0 + k) * to_stride + r0, (Vec<float, k8>)v[k]);
+        }
+      }
+      return;
+    }
+  }
+#endif
+  const int64_t filled = kFill ? (rows + kPad - 1) / kPad * kPad : rows;
+  for (int64_t c = 0; c < cols; ++c) {
+    for (int64_t r = 0; r < rows; ++r) {
+      to[c * to_stride + r] = static_cast<to_t>(to_acc(from[r * from_stride + c]));
+    }
+    for (int64_t r = rows; r < filled; ++r) to[c * to_stride + r] = static_cast<to_t>(0);
+  }
+}
+
+}  // namespace CAS_ISA
+}  // namespace cas_ext::cpu
