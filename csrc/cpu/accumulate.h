@@ -1,6 +1,6 @@
 // accumulate on the CPU: input (B,M,P), target (B,P) -> moments of one chunk of pixels of one image.
-// One thread owns a chunk and walks it in tiles. Per tile it chooses: long runs of equal labels are summed run by run; a
-// few regions that alternate are summed under masks; many are summed row by row into the table, lanes being channels.
+// One thread owns a chunk and walks it in tiles. Per tile it chooses: long runs of equal labels are summed run by run;
+// a few regions that alternate are summed under masks; many are summed row by row into the table, lanes being channels.
 #pragma once
 
 #include "kernels.h"
@@ -11,7 +11,8 @@
 namespace cas_ext::cpu {
 namespace CAS_ISA {
 
-constexpr int64_t kShortRun = 24;         // mean run length (pixels) below which runs are not worth finding
+constexpr int64_t kShortRun = 24;  // mean run length (pixels) below which rows are cheaper
+static_assert(kShortRun >= kShortestRun);
 constexpr int64_t kSegmentBytes = 16384;  // of an interleaved run: read once per group of channels, from L1
 constexpr int64_t kPackedSegment = 1024;  // pixels of a run with few interleaved channels: 64 additions per lane
 constexpr int64_t kTurnedPixels = 32;     // that become rows at a time
@@ -23,12 +24,18 @@ struct Strides {
   bool interleaved;
 };
 
-// Interleaved pixels of M < kPad channels as rows, padded with zeros.
+// Pixels as rows of padded_row(channels), padded with zeros. Interleaved: channels < kPad.
 template <class scalar_t>
-inline void copy_rows(const scalar_t* s, int64_t stride, int64_t pixels, int64_t M, AccOf<scalar_t>* rows) {
-  visit_few(M, [&](auto channels) {
+inline void turn_rows(const scalar_t* s, const Strides& strides, int64_t channels, int64_t pixels,
+                      AccOf<scalar_t>* rows) {
+  if (!strides.interleaved) {
+    return channels <= kNarrow ? transpose<kNarrow>(s, strides.channel, channels, pixels, rows, kNarrow)
+                               : transpose<kPad>(s, strides.channel, channels, pixels, rows, padded_row(channels));
+  }
+  visit_few(channels, [&](auto M) {
+    constexpr int kRow = M.value <= kNarrow ? kNarrow : kPad;
     for (int64_t x = 0; x < pixels; ++x) {
-      for (int m = 0; m < kPad; ++m) rows[x * kPad + m] = m < channels.value ? to_acc(s[x * stride + m]) : 0;
+      for (int m = 0; m < kRow; ++m) rows[x * kRow + m] = m < M.value ? to_acc(s[x * strides.pixel + m]) : 0;
     }
   });
 }
@@ -45,8 +52,9 @@ class Chunk {
         packed_(strides.interleaved && strides.pixel == M_ && M_ < kPad) {}
 
   // `s`: the first pixel of the tile.
-  void add(const Tile& tile, const scalar_t* s) {
+  void add(Tile& tile, const scalar_t* s) {
     if (tile.runs * kShortRun <= tile.size) return add_runs(tile, s);
+    fill_labels(tile);
     if (packed_ || !strides_.interleaved) {
       const FewRegions few = few_regions(tile, t_.N);
       if (few.size <= kFew) return add_masked(tile, s, few, 0, tile.size);
@@ -65,30 +73,30 @@ class Chunk {
     for_each_run(tile, [&](int32_t i, int64_t first, int64_t length) {
       if (i == kIgnored) return;
       const scalar_t* run = s + first * strides_.pixel;
-      if (!t_.known(i)) t_.meet(i, run, strides_.channel);
       for (int64_t pixels; length > 0; length -= pixels, run += pixels * strides_.pixel) {
+        t_.aim(i, run, strides_.channel);
         pixels = std::min({length, limit, t_.longest(i)});
-        t_.aim(i);
-        add_segment(run, pixels, t_.squares(i));
+        add_segment(run, pixels, t_.pilot(i), t_.squares(i));
         t_.merge(i, pixels);
       }
     });
   }
 
   // Sums pixels of one region into t_.part.
-  void add_segment(const scalar_t* s, int64_t pixels, double* square) {
+  void add_segment(const scalar_t* s, int64_t pixels, const acc_t* center, double* square) {
     if (packed_) {
-      visit_few(M_, [&](auto M) { sum_packed<M.value, false>(s, nullptr, pixels, 0, pixels, t_.center, t_.part, square); });
+      visit_few(M_,
+                [&](auto M) { sum_packed<M.value, false>(s, nullptr, pixels, 0, pixels, center, t_.part, square); });
     } else if (strides_.interleaved && M_ >= kPad) {
-      sum_pixels(s, pixels, strides_.pixel, M_, t_.center, t_.part, square);
+      sum_pixels(s, pixels, strides_.pixel, M_, center, t_.part, square);
     } else if (strides_.interleaved) {
       for (int64_t m = 0; m < M_; ++m) {
         t_.part[m] = 0;
-        for (int64_t x = 0; x < pixels; ++x) add_one(s[x * strides_.pixel + m], t_.center[m], t_.part[m], square[m]);
+        for (int64_t x = 0; x < pixels; ++x) add_one(s[x * strides_.pixel + m], center[m], t_.part[m], square[m]);
       }
     } else {
       for (int64_t m = 0; m < M_; ++m) {
-        t_.part[m] = sum_plane(s + m * strides_.channel, pixels, t_.center[m], square);
+        t_.part[m] = sum_plane(s + m * strides_.channel, pixels, center[m], square);
       }
     }
     for (int64_t m = M_; m < t_.padded; ++m) t_.part[m] = 0;
@@ -104,8 +112,7 @@ class Chunk {
       int32_t count = 0;
       for (int64_t x = 0; x < end - begin; ++x) count += label[x] == few.region[r];
       if (count == 0) continue;
-      const bool far = count > (t_.known(few.region[r]) ? t_.longest(few.region[r]) : kFirstSegment);
-      if (far && end - begin > 2 * kFirstSegment) {
+      if (count > t_.longest_now(few.region[r]) && end - begin > 2 * kFirstSegment) {
         const int64_t half = begin + (end - begin) / 2;
         add_masked(tile, s, few, begin, half);
         return add_masked(tile, s, few, half, end);
@@ -114,41 +121,37 @@ class Chunk {
       pixels[present++] = count;
     }
     for (int r = 0; r < present; ++r) {
-      if (t_.known(region[r])) continue;
       int64_t x = begin;
       while (tile.label[x] != region[r]) ++x;
-      t_.meet(region[r], s + x * strides_.pixel, strides_.channel);
-    }
-    for (int r = 0; r < present; ++r) {
-      if (packed_) {
-        t_.aim(region[r]);
-        visit_few(M_, [&](auto M) {
-          sum_packed<M.value, true>(s + begin * strides_.pixel, label, end - begin, region[r], pixels[r], t_.center,
-                                    t_.part, t_.squares(region[r]));
-        });
-        for (int64_t m = M_; m < t_.padded; ++m) t_.part[m] = 0;
-        t_.merge(region[r], pixels[r]);
-      }
+      t_.aim(region[r], s + x * strides_.pixel, strides_.channel);
+      if (!packed_) continue;
+      visit_few(M_, [&](auto M) {
+        sum_packed<M.value, true>(s + begin * strides_.pixel, label, end - begin, region[r], pixels[r],
+                                  t_.pilot(region[r]), t_.part, t_.squares(region[r]));
+      });
+      for (int64_t m = M_; m < t_.padded; ++m) t_.part[m] = 0;
+      t_.merge(region[r], pixels[r]);
     }
     if (!packed_) add_planes(s + begin, label, end - begin, region, pixels, present);
   }
 
   // Planar pixels, two regions at a time; channel by channel, so that a plane is read from memory once.
-  void add_planes(const scalar_t* s, const int32_t* label, int64_t length, const int32_t* region,
-                  const int64_t* pixels, int present) {
+  void add_planes(const scalar_t* s, const int32_t* label, int64_t length, const int32_t* region, const int64_t* pixels,
+                  int present) {
     for (int64_t m = 0; m < M_; ++m) {
       acc_t center[kFew];
       double sum[kFew], *square[kFew];
       for (int r = 0; r < present; ++r) {
-        center[r] = t_.mean(region[r], m);
+        center[r] = t_.pilot(region[r])[m];
         square[r] = t_.squares(region[r]);
       }
       const scalar_t* plane = s + m * strides_.channel;
       for (int r = 0; r < present; r += 2) {
-        r + 1 < present ? sum_masked<2>(plane, label, length, region + r, pixels + r, center + r, sum + r, square + r, r == 0)
-                        : sum_masked<1>(plane, label, length, region + r, pixels + r, center + r, sum + r, square + r, r == 0);
+        r + 1 < present
+            ? sum_masked<2>(plane, label, length, region + r, pixels + r, center + r, sum + r, square + r, r == 0)
+            : sum_masked<1>(plane, label, length, region + r, pixels + r, center + r, sum + r, square + r, r == 0);
       }
-      for (int r = 0; r < present; ++r) t_.merge_channel(region[r], m, pixels[r], center[r], sum[r]);
+      for (int r = 0; r < present; ++r) t_.merge_channel(region[r], m, pixels[r], sum[r]);
     }
     for (int r = 0; r < present; ++r) t_.count_pixels(region[r], pixels[r]);
   }
@@ -165,22 +168,21 @@ class Chunk {
       for (int64_t x = 0; x < pixels; ++x) {
         const int32_t i = label[x];
         if (i == kIgnored) continue;
-        sum_pixel(s + x * strides_.pixel, M_, t_.row_pilot(i), t_.row_sum(i), t_.row_square(i));
+        sum_pixel(s + x * strides_.pixel, M_, t_.pilot(i), t_.row_sum(i), t_.row_square(i));
       }
       return;
     }
     alignas(64) acc_t rows[kTurnedPixels * kTurnedChannels];
     for (int64_t first = 0; first < M_; first += kTurnedChannels) {
-      const int64_t channels = std::min(kTurnedChannels, M_ - first), padded = (channels + kPad - 1) / kPad * kPad;
-      if (strides_.interleaved) {
-        copy_rows(s, strides_.pixel, pixels, M_, rows);
-      } else {
-        transpose<true>(s + first * strides_.channel, strides_.channel, channels, pixels, rows, padded);
-      }
+      const int64_t channels = std::min(kTurnedChannels, M_ - first), padded = padded_row(channels);
+      const bool narrow = M_ <= kNarrow;
+      turn_rows(s + first * strides_.channel, strides_, channels, pixels, rows);
       for (int64_t x = 0; x < pixels; ++x) {
         const int32_t i = label[x];
         if (i == kIgnored) continue;
-        sum_row(rows + x * padded, padded, t_.row_pilot(i) + first, t_.row_sum(i) + first, t_.row_square(i));
+        const acc_t *row = rows + x * padded, *center = t_.pilot(i) + first;
+        narrow ? sum_row<kNarrow>(row, padded, center, t_.row_sum(i), t_.row_square(i))
+               : sum_row<kPad>(row, padded, center, t_.row_sum(i) + first, t_.row_square(i));
       }
     }
   }

@@ -1,7 +1,7 @@
 // apply on the CPU: input (B,M,P), target (B,P), coefficients -> gradient (B,M,P) of a range of pixels of one image.
 // One thread owns the range: it reads each element once and writes each once, ignored pixels too (as 0). Per tile it
-// chooses: long runs of equal labels keep their coefficients in registers; a few regions that alternate are blended under
-// masks; elsewhere lanes are channels, as the coefficients lie in memory.
+// chooses: long runs of equal labels keep their coefficients in registers; a few regions that alternate are blended
+// under masks; elsewhere lanes are channels, as the coefficients lie in memory.
 #pragma once
 
 #include "../region_math.h"
@@ -44,11 +44,13 @@ class Gradient {
         packed_(from.interleaved && M_ < kPad && from.pixel == M_ && to.pixel == M_) {}
 
   // `s`, `g`: the first pixel of the tile.
-  void write(const Tile& tile, const scalar_t* s, scalar_t* g) const {
-    if (tile.runs * kPad <= tile.size) {
+  void write(Tile& tile, const scalar_t* s, scalar_t* g) const {
+    if (tile.runs * kShortestRun <= tile.size) {
       if (!from_.interleaved) return plane_runs(tile, s, g);
       if (packed_) return visit_few(M_, [&](auto M) { packed_runs<M.value>(tile, s, g); });
-    } else if (!from_.interleaved || packed_) {
+    }
+    fill_labels(tile);
+    if (!from_.interleaved || packed_) {
       const FewRegions few = few_regions(tile, N_);
       if (few.size <= kFew && packed_) return visit_few(M_, [&](auto M) { packed_blend<M.value>(tile, few, s, g); });
       if (few.size <= kFew) return visit_size(few.size, [&](auto R) { plane_blend<R.value>(tile, few, s, g); });
@@ -133,34 +135,41 @@ class Gradient {
   // At most kTurnedPixels pixels with any labels, turned into rows of channels and back.
   void turned(const int32_t* label, int64_t pixels, const scalar_t* s, scalar_t* g) const {
     alignas(64) acc_t rows[kTurnedPixels * kTurnedChannels], result[kTurnedPixels * kTurnedChannels];
-    const Row weight = splat<acc_t, kRow>(c_.weight);
     for (int64_t first = 0; first < M_; first += kTurnedChannels) {
-      const int64_t channels = std::min(kTurnedChannels, M_ - first), padded = (channels + kPad - 1) / kPad * kPad;
-      if (from_.interleaved) {
-        copy_rows(s, from_.pixel, pixels, M_, rows);
-      } else {
-        transpose<true>(s + first * from_.channel, from_.channel, channels, pixels, rows, padded);
-      }
-      for (int64_t x = 0; x < pixels; ++x) {
-        const int64_t i = label[x], im = i * M_ + first;
-        const Row scale = splat<acc_t, kRow>(i == kIgnored ? 0 : c_.scale[i]);
-        for (int64_t m = 0; m < channels; m += kRow) {
-          Row value{};
-          if (i != kIgnored) {
-            const int64_t left = channels - m;
-            const Row center = left < kRow ? load_first<kRow>(c_.center + im + m, left) : load<Row>(c_.center + im + m);
-            const Row offset = left < kRow ? load_first<kRow>(c_.offset + im + m, left) : load<Row>(c_.offset + im + m);
-            value = gradient_element(weight, scale, center, offset, load<Row>(rows + x * padded + m));
-          }
-          store(result + x * padded + m, value);
-        }
-      }
+      const int64_t channels = std::min(kTurnedChannels, M_ - first), padded = padded_row(channels);
+      turn_rows(s + first * from_.channel, from_, channels, pixels, rows);
+      M_ <= kNarrow ? gradient_rows<kNarrow>(label, pixels, first, channels, rows, result)
+                    : gradient_rows<kPad>(label, pixels, first, channels, rows, result);
       if (from_.interleaved) {
         for (int64_t x = 0; x < pixels; ++x) {
           for (int64_t m = 0; m < M_; ++m) g[x * to_.pixel + m] = static_cast<scalar_t>(result[x * padded + m]);
         }
       } else {
-        transpose<false>(result, padded, pixels, channels, g + first * to_.channel, to_.channel);
+        turn_back(result, pixels, channels, g + first * to_.channel, to_.channel);
+      }
+    }
+  }
+
+  // Channels [first, first + channels) of turned pixels.
+  template <int kWidth>
+  void gradient_rows(const int32_t* label, int64_t pixels, int64_t first, int64_t channels, const acc_t* rows,
+                     acc_t* result) const {
+    constexpr int R = kRowLanes<acc_t, kWidth>;
+    using W = Vec<acc_t, R>;
+    const int64_t padded = padded_row(channels);
+    const W weight = splat<acc_t, R>(c_.weight);
+    for (int64_t x = 0; x < pixels; ++x) {
+      const int64_t i = label[x], im = i * M_ + first;
+      const W scale = splat<acc_t, R>(i == kIgnored ? 0 : c_.scale[i]);
+      for (int64_t m = 0; m < channels; m += R) {
+        W value{};
+        if (i != kIgnored) {
+          const int64_t left = channels - m;
+          const W center = left < R ? load_first<R>(c_.center + im + m, left) : load<W>(c_.center + im + m);
+          const W offset = left < R ? load_first<R>(c_.offset + im + m, left) : load<W>(c_.offset + im + m);
+          value = gradient_element(weight, scale, center, offset, load<W>(rows + x * padded + m));
+        }
+        store(result + x * padded + m, value);
       }
     }
   }

@@ -13,11 +13,17 @@ struct ChunkTable {
   void* scratch;    // scratch_bytes(shape), 64-byte aligned or not
 };
 
+// Rows of channels are padded: to a multiple of kPad, or to kNarrow if that is enough.
+constexpr int64_t kPad = 8, kNarrow = 4;
+
+inline int64_t padded_row(int64_t channels) {
+  return channels <= kNarrow ? kNarrow : (channels + kPad - 1) / kPad * kPad;
+}
+
 // What a chunk is computed in: table.h and softmax.h lay it out.
 inline int64_t scratch_bytes(const Shape& s) {
-  constexpr int64_t kWidest = sizeof(double), kPad = 8;
-  const int64_t row = (s.channels + kPad - 1) / kPad * kPad;
-  return kWidest * (s.regions * (4 * row + 2 * kPad + 2) + 2 * row);
+  const int64_t row = padded_row(s.channels);
+  return static_cast<int64_t>(sizeof(double)) * (s.regions * (4 * row + 2 * kPad + 3) + row);
 }
 
 struct Kernels {

@@ -1,4 +1,4 @@
-// A tile of labels as int32, whatever their stored type: ignored and invalid pixels become kIgnored.
+// A tile of labels, whatever their stored type: its runs, or int32 labels. Ignored and invalid pixels become kIgnored.
 #pragma once
 
 #include <cstring>
@@ -9,67 +9,109 @@
 namespace cas_ext::cpu {
 namespace CAS_ISA {
 
-constexpr int64_t kTile = 2048;  // pixels; their int32 labels take 8 KB, a sixth of an L1 data cache
+constexpr int64_t kTile = 2048;      // pixels; their int32 labels take 8 KB, a sixth of an L1 data cache
+constexpr int64_t kShortestRun = 8;  // pixels on average: tiles with shorter runs get no list of them
+constexpr int64_t kMaxRuns = kTile / kShortestRun;
 
+// Labels of a stretch of pixels, and its runs of equal labels.
 struct Tile {
-  int32_t label[kTile];
-  uint8_t changes[kTile + 8];  // whether a run of equal labels begins here; 8 bytes beyond `size` say so too
   int64_t size;
-  int64_t runs;     // how many there are
   int64_t invalid;  // offset of the first label out of range, or kNoPixel
+  int64_t runs;     // how many there are; above kMaxRuns or size / kShortestRun they are not listed
+  int32_t run_region[kMaxRuns];
+  int32_t run_begin[kMaxRuns + 1];
+  int32_t label[kTile];  // once fill_labels has run
+  bool filled;
+  const LabelArray* stored;
+  int64_t first;               // its place in `stored`
+  uint8_t changes[kTile + 8];  // whether a run begins here
 };
 
-// Reads the labels of pixels [begin, begin + size) of image b.
-inline void read_tile(const LabelArray& labels, const Shape& shape, int64_t b, int64_t begin, int64_t size,
-                      Tile& tile) {
-  const int64_t first = b * shape.pixels + begin, regions = shape.regions, ignore_index = labels.ignore_index;
-  int32_t lowest = 0;
-  visit_labels(labels, [&](const auto* stored) {
-    stored += first;
-    if constexpr (sizeof(*stored) == 8) {
-      for (int64_t x = 0; x < size; ++x) {
-        tile.label[x] = region_of(stored[x], regions, ignore_index);
-        lowest = tile.label[x] < lowest ? tile.label[x] : lowest;
-      }
-    } else {  // 32-bit arithmetic: an ignore_index that no label can have becomes one that is out of range anyway
-      const int32_t bound = static_cast<int32_t>(regions);  // at most 2^31 - 1
-      const bool possible = ignore_index >= INT32_MIN && ignore_index <= INT32_MAX;
-      const int32_t ignored = static_cast<int32_t>(possible ? ignore_index : 0);
-      const int32_t if_ignored = possible ? kIgnored : 0;
-      for (int64_t x = 0; x < size; ++x) {
-        const int32_t value = stored[x];
-        const int32_t inside = static_cast<uint32_t>(value) < static_cast<uint32_t>(bound) ? value : kInvalid;
-        tile.label[x] = value == ignored && if_ignored == kIgnored ? kIgnored : inside;
-        lowest = tile.label[x] < lowest ? tile.label[x] : lowest;
-      }
-    }
-  });
-  tile.size = size;
-  tile.invalid = kNoPixel;
-  for (int64_t x = size - 1; lowest == kInvalid && x >= 0; --x) {
-    if (tile.label[x] != kInvalid) continue;
-    tile.label[x] = kIgnored;
-    tile.invalid = x;
+namespace labels {
+
+// Every label in range and none ignored: they need no check one by one. Fills `changes`.
+template <class label_t>
+inline bool scan(const label_t* stored, int64_t size, int64_t regions, int64_t ignore_index, uint8_t* changes) {
+  label_t lowest = stored[0], highest = stored[0];
+  for (int64_t x = 0; x < size; ++x) {
+    lowest = std::min(lowest, stored[x]);
+    highest = std::max(highest, stored[x]);
   }
-  int32_t runs = size > 0;
-  for (int64_t x = 1; x < size; ++x) {
-    const int32_t change = tile.label[x] != tile.label[x - 1];
-    tile.changes[x] = static_cast<uint8_t>(change);
-    runs += change;
-  }
-  std::memset(tile.changes + size, 1, 8);
-  tile.runs = runs;
+  if (lowest < 0 || static_cast<int64_t>(highest) >= regions) return false;
+  if (static_cast<int64_t>(lowest) <= ignore_index && ignore_index <= static_cast<int64_t>(highest)) return false;
+  for (int64_t x = 1; x < size; ++x) changes[x] = stored[x] != stored[x - 1];
+  return true;
 }
 
-// Calls body(label, first, length) for every run of equal labels, ignored ones included.
+// With checks. Returns whether a label was out of range; it is kInvalid then.
+template <class label_t>
+inline bool convert(const label_t* stored, int64_t size, int64_t regions, int64_t ignore_index, int32_t* label) {
+  int32_t lowest = 0;
+  for (int64_t x = 0; x < size; ++x) {
+    label[x] = region_of(stored[x], regions, ignore_index);
+    lowest = std::min(lowest, label[x]);
+  }
+  return lowest == kInvalid;
+}
+
+// Lists the runs that begin where `changes` says so.
+template <class RegionOf>
+inline void list_runs(Tile& tile, RegionOf region_at) {
+  int32_t runs = 0;
+  tile.changes[0] = 1;
+  std::memset(tile.changes + tile.size, 0, 8);
+  for (int64_t x = 0; x < tile.size; x += 8) {
+    for (uint64_t eight = load<uint64_t>(tile.changes + x); eight != 0; eight &= eight - 1) {
+      const int64_t begin = x + __builtin_ctzll(eight) / 8;
+      tile.run_begin[runs] = static_cast<int32_t>(begin);
+      tile.run_region[runs++] = region_at(begin);
+    }
+  }
+  tile.run_begin[runs] = static_cast<int32_t>(tile.size);
+}
+
+}  // namespace labels
+
+// Reads the labels of pixels [begin, begin + size) of image b.
+inline void read_tile(const LabelArray& stored, const Shape& shape, int64_t b, int64_t begin, int64_t size,
+                      Tile& tile) {
+  tile.size = size;
+  tile.invalid = kNoPixel;
+  tile.stored = &stored;
+  tile.first = b * shape.pixels + begin;
+  visit_labels(stored, [&](const auto* all) {
+    const auto* label = all + tile.first;
+    tile.filled = !labels::scan(label, size, shape.regions, stored.ignore_index, tile.changes);
+    if (tile.filled) {
+      const bool invalid = labels::convert(label, size, shape.regions, stored.ignore_index, tile.label);
+      for (int64_t x = size - 1; invalid && x >= 0; --x) {
+        if (tile.label[x] != kInvalid) continue;
+        tile.label[x] = kIgnored;
+        tile.invalid = x;
+      }
+      for (int64_t x = 1; x < size; ++x) tile.changes[x] = tile.label[x] != tile.label[x - 1];
+    }
+    int32_t runs = 1;
+    for (int64_t x = 1; x < size; ++x) runs += tile.changes[x];
+    tile.runs = runs;
+    if (tile.runs * kShortestRun > size) return;
+    labels::list_runs(tile, [&](int64_t x) { return tile.filled ? tile.label[x] : static_cast<int32_t>(label[x]); });
+  });
+}
+
+inline void fill_labels(Tile& tile) {
+  if (tile.filled) return;
+  tile.filled = true;
+  visit_labels(*tile.stored, [&](const auto* all) {
+    for (int64_t x = 0; x < tile.size; ++x) tile.label[x] = static_cast<int32_t>(all[tile.first + x]);
+  });
+}
+
+// Calls body(region, first, length) for every run of equal labels, ignored ones included.
 template <class Body>
 inline void for_each_run(const Tile& tile, Body body) {
-  for (int64_t first = 0; first < tile.size;) {
-    int64_t end = first + 1;
-    for (uint64_t eight; std::memcpy(&eight, tile.changes + end, 8), eight == 0;) end += 8;
-    while (tile.changes[end] == 0) ++end;
-    body(tile.label[first], first, end - first);
-    first = end;
+  for (int64_t r = 0; r < tile.runs; ++r) {
+    body(tile.run_region[r], tile.run_begin[r], tile.run_begin[r + 1] - tile.run_begin[r]);
   }
 }
 

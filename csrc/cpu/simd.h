@@ -1,6 +1,6 @@
-// Vectors, written with the compiler's vector types: the same code becomes SSE2, AVX2 or AVX-512, or NEON. The file that
-// includes this says how wide they are (CAS_VECTOR_BYTES) and which instructions there are (CAS_X86_LEVEL: 0 none that can
-// be named, 2 AVX2 + FMA + F16C, 4 AVX-512). Intrinsics stand only where the compiler does badly without.
+// Vectors, written with the compiler's vector types: the same code becomes SSE2, AVX2 or AVX-512, or NEON. The file
+// that includes this says how wide they are (CAS_VECTOR_BYTES) and which instructions there are (CAS_X86_LEVEL: 0 none
+// that can be named, 2 AVX2 + FMA + F16C, 4 AVX-512). Intrinsics stand only where the compiler does badly without.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "../host_device.h"
+#include "kernels.h"
 
 namespace cas_ext::cpu {
 namespace CAS_ISA {
@@ -20,10 +21,8 @@ struct VectorOf {
 template <class acc_t>
 constexpr int kLanes = CAS_VECTOR_BYTES / static_cast<int>(sizeof(acc_t));  // of a vector along pixels
 
-constexpr int kPad = 8;  // channels: rows of tables and of turned pixels are padded to a multiple of it
-
-template <class acc_t>
-constexpr int kRowLanes = kLanes<acc_t> < kPad ? kLanes<acc_t> : kPad;  // of a vector along channels
+template <class acc_t, int most = kPad>
+constexpr int kRowLanes = kLanes<acc_t> < most ? kLanes<acc_t> : most;  // of a vector along channels
 
 template <class T, int lanes = kLanes<T>>
 using Vec = typename VectorOf<T, lanes>::type;
@@ -126,6 +125,12 @@ CAS_HD Vec<acc_t, lanes> load_first(const acc_t* s, int64_t n) {
     return (Vec<acc_t, lanes>)_mm256_maskload_ps(s, (__m256i)(lane < static_cast<int32_t>(n)));
   }
 #endif
+#if CAS_X86_LEVEL >= 2
+  if constexpr (lanes == 4 && sizeof(acc_t) == 4) {
+    const Vec<int32_t, 4> lane = {0, 1, 2, 3};
+    return (Vec<acc_t, lanes>)_mm_maskload_ps(s, (__m128i)(lane < static_cast<int32_t>(n)));
+  }
+#endif
   Vec<acc_t, lanes> v{};
   for (int k = 0; k < lanes; ++k) v[k] = k < n ? s[k] : 0;
   return v;
@@ -140,6 +145,9 @@ template <int lanes>
 CAS_HD Vec<double, lanes> widen(Vec<float, lanes> v) {
 #if CAS_X86_LEVEL >= 4
   if constexpr (lanes == 8) return (Vec<double, lanes>)_mm512_cvtps_pd((__m256)v);
+#endif
+#if CAS_X86_LEVEL >= 2
+  if constexpr (lanes == 4) return (Vec<double, lanes>)_mm256_cvtps_pd((__m128)v);
 #endif
   return __builtin_convertvector(v, Vec<double, lanes>);
 }

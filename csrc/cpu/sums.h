@@ -20,8 +20,8 @@ CAS_HD void prefetch_next_tile(const scalar_t* s) {
   }
 }
 
-// Sums of values along kLanes pixels. float: of the values themselves, in double, which is exact. Other types: of d, which
-// is exact as well, or nearly, since center is a value of the stored type.
+// Sums of values along kLanes pixels. float: of the values themselves, in double, which is exact. Other types: of d,
+// which is exact as well, or nearly, since center is a value of the stored type.
 template <class scalar_t>
 class Total {
  public:
@@ -184,10 +184,11 @@ CAS_HD void add_row(double* sum, Vec<acc_t, lanes> value, Vec<acc_t, lanes> d) {
   store(sum, load<Vec<double, lanes>>(sum) + wide);
 }
 
-// One pixel, padded with zeros, added to a row of the table: lanes are channels. float: s is summed, double: d.
-template <class acc_t>
+// One pixel, padded with zeros, added to a row of the table: lanes are channels. float: s is summed, double: d. kWidth:
+// kPad or kNarrow.
+template <int kWidth, class acc_t>
 inline void sum_row(const acc_t* s, int64_t padded, const acc_t* center, double* sum, acc_t* square) {
-  constexpr int L = kRowLanes<acc_t>;
+  constexpr int L = kRowLanes<acc_t, kWidth>;
   using V = Vec<acc_t, L>;
   V squares = load<V>(square);
   for (int64_t m = 0; m < padded; m += L) {

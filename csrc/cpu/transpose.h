@@ -27,38 +27,70 @@ CAS_HD void transpose_eight(__m256 (&v)[8]) {
 }
 #endif
 
-// kFill: rows of `to` are written up to the next multiple of kPad, with zeros. Strides count elements.
-template <bool kFill, class from_t, class to_t>
+// kFill (kPad, kNarrow or 0): rows of `to` are written up to its next multiple, with zeros. Strides count elements.
+template <int64_t kFill, class from_t, class to_t>
 inline void transpose(const from_t* from, int64_t from_stride, int64_t rows, int64_t cols, to_t* to,
                       int64_t to_stride) {
 #if CAS_X86_LEVEL >= 2
   if constexpr (std::is_same_v<AccOf<from_t>, float>) {
     constexpr int k8 = 8;
-    if (cols >= k8 && (kFill || rows >= k8)) {
+    if (cols >= k8 && (kFill > 0 || rows >= k8)) {
       for (int64_t r = 0; r < rows; r += k8) {
-        const int64_t r0 = kFill ? r : std::min(r, rows - k8);  // the last eight may be written twice
+        const int64_t r0 = kFill > 0 ? r : std::min(r, rows - k8);  // the last eight may be written twice
         for (int64_t c = 0; c < cols; c += k8) {
           const int64_t c0 = std::min(c, cols - k8);
           __m256 v[k8];
           for (int k = 0; k < k8; ++k) {
-            const bool there = !kFill || r0 + k < rows;
+            const bool there = kFill == 0 || r0 + k < rows;
             v[k] = there ? (__m256)load_acc<k8>(from + (r0 + k) * from_stride + c0) : __m256{};
           }
           transpose_eight(v);
-          for (int k = 0; k < k8; ++k) store_acc<k8>(to + (c0 + k) * to_stride + r0, (Vec<float, k8>)v[k]);
+          for (int k = 0; k < k8; ++k) {
+            if constexpr (kFill == kNarrow) {
+              store(to + (c0 + k) * to_stride, _mm256_castps256_ps128(v[k]));
+            } else {
+              store_acc<k8>(to + (c0 + k) * to_stride + r0, (Vec<float, k8>)v[k]);
+            }
+          }
         }
       }
       return;
     }
   }
 #endif
-  const int64_t filled = kFill ? (rows + kPad - 1) / kPad * kPad : rows;
+  const int64_t filled = kFill > 0 ? (rows + kFill - 1) / kFill * kFill : rows;
   for (int64_t c = 0; c < cols; ++c) {
     for (int64_t r = 0; r < rows; ++r) {
       to[c * to_stride + r] = static_cast<to_t>(to_acc(from[r * from_stride + c]));
     }
     for (int64_t r = rows; r < filled; ++r) to[c * to_stride + r] = static_cast<to_t>(0);
   }
+}
+
+// Rows of padded_row(channels) become planes again.
+template <class scalar_t>
+inline void turn_back(const AccOf<scalar_t>* rows, int64_t pixels, int64_t channels, scalar_t* to, int64_t to_stride) {
+  const int64_t padded = padded_row(channels);
+#if CAS_X86_LEVEL >= 2
+  if constexpr (std::is_same_v<AccOf<scalar_t>, float>) {
+    constexpr int64_t k8 = 8;
+    for (int64_t next = 0; pixels >= k8 && next < pixels; next += k8) {
+      const int64_t x = std::min(next, pixels - k8);  // the last eight may be written twice
+      for (int64_t m = 0; m < channels; m += k8) {
+        __m256 v[k8];
+        for (int k = 0; k < k8; ++k) {
+          const float* row = rows + (x + k) * padded + m;
+          v[k] = padded == kNarrow ? _mm256_castps128_ps256(_mm_loadu_ps(row)) : _mm256_loadu_ps(row);
+        }
+        transpose_eight(v);
+        for (int k = 0; k < k8 && m + k < channels; ++k)
+          store_acc<k8>(to + (m + k) * to_stride + x, (Vec<float, k8>)v[k]);
+      }
+    }
+    if (pixels >= k8) return;
+  }
+#endif
+  transpose<0>(rows, padded, pixels, channels, to, to_stride);
 }
 
 }  // namespace CAS_ISA
