@@ -19,6 +19,7 @@ from torch import Tensor
 ROOT = Path(__file__).parents[1]
 ROTATIONS = 3  # buffers add up to this many times the last-level cache
 UNKNOWN_CACHE = 32 << 20  # bytes, where the system does not tell
+WARM_BYTES = 6 << 30  # that malloc is given before anything is measured
 CEILING_BUFFER = 64 << 20  # bytes
 CUDA_CEILING_BUFFER = 1 << 30  # bytes: a launch is nothing beside it
 CEILING_SECONDS = 1.0  # for each way of reading or copying
@@ -53,7 +54,11 @@ def keep_freed_memory() -> bool:
         return False
     trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD, M_MMAP_MAX of malloc.h
     libc = ctypes.CDLL(None)
-    return bool(libc.mallopt(trim_threshold, -1)) and bool(libc.mallopt(mmap_max, 0))
+    if not (libc.mallopt(trim_threshold, -1) and libc.mallopt(mmap_max, 0)):
+        return False
+    warm = min(WARM_BYTES, free_memory("cpu") // 3)
+    torch.empty(warm, dtype=torch.uint8).fill_(1)  # a virtual machine's fresh page may cost more than what is measured
+    return True
 
 
 def _output(*command: str) -> str | None:

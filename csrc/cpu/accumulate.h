@@ -11,8 +11,10 @@
 namespace cas_ext::cpu {
 namespace CAS_ISA {
 
-constexpr int64_t kShortRun = 24;  // mean run length (pixels) below which rows are cheaper
-static_assert(kShortRun >= kShortestRun);
+constexpr int64_t kShortRun = 24;  // mean run length (pixels) below which rows are cheaper, and for few channels:
+constexpr int64_t kShortRunOfFew = 12;
+static_assert(kShortRunOfFew >= kShortestRun);
+constexpr int64_t kLongRunOfTwo = 256;    // mean run length below which two regions are cheaper to mask
 constexpr int64_t kSegmentBytes = 16384;  // of an interleaved run: read once per group of channels, from L1
 constexpr int64_t kPackedSegment = 1024;  // pixels of a run with few interleaved channels: 64 additions per lane
 constexpr int64_t kTurnedPixels = 32;     // that become rows at a time
@@ -53,9 +55,12 @@ class Chunk {
 
   // `s`: the first pixel of the tile.
   void add(Tile& tile, const scalar_t* s) {
-    if (tile.runs * kShortRun <= tile.size) return add_runs(tile, s);
+    const bool maskable = packed_ || !strides_.interleaved;
+    const int64_t mean_run = tile.size / tile.runs;
+    const bool mask_two = maskable && t_.N == 2 && mean_run < kLongRunOfTwo;
+    if (mean_run >= (M_ < kPad ? kShortRunOfFew : kShortRun) && !mask_two) return add_runs(tile, s);
     fill_labels(tile);
-    if (packed_ || !strides_.interleaved) {
+    if (maskable) {
       const FewRegions few = few_regions(tile, t_.N);
       if (few.size <= kFew) return add_masked(tile, s, few, 0, tile.size);
     }
@@ -161,13 +166,11 @@ class Chunk {
     for (int64_t x = 0; x < pixels; ++x) {
       if (label[x] != kIgnored) t_.expect_row(label[x], s + x * strides_.pixel, strides_.channel);
     }
-    for (int64_t x = 0; x < pixels; ++x) {
-      if (label[x] != kIgnored) t_.count_row(label[x]);
-    }
     if (strides_.interleaved && M_ >= kPad) {
       for (int64_t x = 0; x < pixels; ++x) {
         const int32_t i = label[x];
         if (i == kIgnored) continue;
+        t_.count_row(i);
         sum_pixel(s + x * strides_.pixel, M_, t_.pilot(i), t_.row_sum(i), t_.row_square(i));
       }
       return;
@@ -175,14 +178,14 @@ class Chunk {
     alignas(64) acc_t rows[kTurnedPixels * kTurnedChannels];
     for (int64_t first = 0; first < M_; first += kTurnedChannels) {
       const int64_t channels = std::min(kTurnedChannels, M_ - first), padded = padded_row(channels);
-      const bool narrow = M_ <= kNarrow;
       turn_rows(s + first * strides_.channel, strides_, channels, pixels, rows);
+      if (M_ <= kNarrow) return sum_narrow_rows<kNarrow>(t_, label, pixels, rows);
+      if (M_ <= kPad) return sum_narrow_rows<kPad>(t_, label, pixels, rows);
       for (int64_t x = 0; x < pixels; ++x) {
         const int32_t i = label[x];
         if (i == kIgnored) continue;
-        const acc_t *row = rows + x * padded, *center = t_.pilot(i) + first;
-        narrow ? sum_row<kNarrow>(row, padded, center, t_.row_sum(i), t_.row_square(i))
-               : sum_row<kPad>(row, padded, center, t_.row_sum(i) + first, t_.row_square(i));
+        if (first == 0) t_.count_row(i);
+        sum_row(rows + x * padded, padded, t_.pilot(i) + first, t_.row_sum(i) + first, t_.row_square(i));
       }
     }
   }

@@ -86,7 +86,10 @@ class Gradient {
           for (; x < end; ++x) g[x] = element(i, m, s[x]);
           return;
         }
-        for (; x + L <= end; x += L) eight(x);
+        for (; x + L <= end; x += L) {
+          prefetch_next_tile<L>(s + x);
+          eight(x);
+        }
         if (x < end) eight(end - L);  // some pixels twice, with the same values
       });
     }
@@ -111,6 +114,7 @@ class Gradient {
           its_center = here ? center[r] : its_center;
           its_offset = here ? offset[r] : its_offset;
         }
+        prefetch_next_tile<L>(s + x);
         const V value = gradient_element(weight, its_scale, its_center, its_offset, load_acc<L>(s + x));
         store_acc<L>(g + x, members<acc_t>(tile.label + x, kIgnored) ? V{} : value);
       }

@@ -10,15 +10,23 @@ namespace CAS_ISA {
 
 constexpr int kChains = 4;  // independent sums, so that an addition need not wait for the one before
 
-// Asks for what `elements` values from s on will be in the next tile of this plane: the processor's own prefetcher
-// starts afresh with every tile and plane.
+// Asks for `elements` values at s, which will be needed soon: the processor's own prefetcher starts afresh with every
+// page, and every plane of a tile.
 template <int elements, class scalar_t>
-CAS_HD void prefetch_next_tile(const scalar_t* s) {
+CAS_HD void prefetch(const scalar_t* s) {
   constexpr int kLine = 64;  // bytes
   for (int byte = 0; byte < elements * static_cast<int>(sizeof(scalar_t)); byte += kLine) {
-    __builtin_prefetch(reinterpret_cast<const char*>(s + kTile) + byte);
+    __builtin_prefetch(reinterpret_cast<const char*>(s) + byte);
   }
 }
+
+// The same place in the next tile of this plane.
+template <int elements, class scalar_t>
+CAS_HD void prefetch_next_tile(const scalar_t* s) {
+  prefetch<elements>(s + kTile);
+}
+
+constexpr int64_t kAhead = 4096;  // bytes: how far ahead an interleaved image is asked for
 
 // Sums of values along kLanes pixels. float: of the values themselves, in double, which is exact. Other types: of d,
 // which is exact as well, or nearly, since center is a value of the stored type.
@@ -184,11 +192,10 @@ CAS_HD void add_row(double* sum, Vec<acc_t, lanes> value, Vec<acc_t, lanes> d) {
   store(sum, load<Vec<double, lanes>>(sum) + wide);
 }
 
-// One pixel, padded with zeros, added to a row of the table: lanes are channels. float: s is summed, double: d. kWidth:
-// kPad or kNarrow.
-template <int kWidth, class acc_t>
+// One pixel, padded with zeros, added to a row of the table: lanes are channels. float: s is summed, double: d.
+template <class acc_t>
 inline void sum_row(const acc_t* s, int64_t padded, const acc_t* center, double* sum, acc_t* square) {
-  constexpr int L = kRowLanes<acc_t, kWidth>;
+  constexpr int L = kRowLanes<acc_t>;
   using V = Vec<acc_t, L>;
   V squares = load<V>(square);
   for (int64_t m = 0; m < padded; m += L) {
@@ -197,6 +204,43 @@ inline void sum_row(const acc_t* s, int64_t padded, const acc_t* center, double*
     squares += d * d;
   }
   store(square, squares);
+}
+
+// Rows of kWidth channels: while the region stays the same, its sums stay in registers.
+template <int kWidth, class Table, class acc_t>
+inline void sum_narrow_rows(Table& table, const int32_t* label, int64_t pixels, const acc_t* rows) {
+  constexpr int L = kRowLanes<acc_t, kWidth>, kVectors = kWidth / L;
+  using V = Vec<acc_t, L>;
+  using D = Vec<double, L>;
+  int32_t region = kIgnored;
+  V center[kVectors] = {}, squares{};
+  D sums[kVectors] = {};
+  const auto save = [&] {
+    if (region == kIgnored) return;
+    store(table.row_square(region), squares);
+    for (int v = 0; v < kVectors; ++v) store(table.row_sum(region) + v * L, sums[v]);
+  };
+  for (int64_t x = 0; x < pixels; ++x) {
+    const int32_t i = label[x];
+    if (i != region) {
+      save();
+      region = i;
+      if (i == kIgnored) continue;
+      squares = load<V>(table.row_square(i));
+      for (int v = 0; v < kVectors; ++v) {
+        center[v] = load<V>(table.pilot(i) + v * L);
+        sums[v] = load<D>(table.row_sum(i) + v * L);
+      }
+    }
+    if (i == kIgnored) continue;
+    table.count_row(i);
+    for (int v = 0; v < kVectors; ++v) {
+      const V value = load<V>(rows + x * kWidth + v * L), d = value - center[v];
+      sums[v] += widen<L>(std::is_same_v<acc_t, double> ? d : value);
+      squares += d * d;
+    }
+  }
+  save();
 }
 
 // The same for an interleaved pixel, read in place. channels >= kPad.
@@ -298,6 +342,7 @@ inline void sum_packed(const scalar_t* s, [[maybe_unused]] const int32_t* label,
   if constexpr (kMasked) P::pixels(pixel);
   const int64_t end = length / L * L;
   for (int64_t x = 0; x < end; x += L) {
+    prefetch<M * L>(s + x * M + kAhead / static_cast<int64_t>(sizeof(scalar_t)));
     [[maybe_unused]] Mask<acc_t> member{};
     if constexpr (kMasked) member = members<acc_t>(label + x, region);
     for (int v = 0; v < M; ++v) {

@@ -25,6 +25,16 @@ CAS_HD void transpose_eight(__m256 (&v)[8]) {
     v[k + 4] = _mm256_permute2f128_ps(u[k], u[k + 4], 0x31);
   }
 }
+
+// The first four of them: v[k] holds columns k and k + 4.
+CAS_HD void transpose_four(__m256 (&v)[8]) {
+  const __m256 t0 = _mm256_unpacklo_ps(v[0], v[1]), t1 = _mm256_unpackhi_ps(v[0], v[1]);
+  const __m256 t2 = _mm256_unpacklo_ps(v[2], v[3]), t3 = _mm256_unpackhi_ps(v[2], v[3]);
+  v[0] = _mm256_shuffle_ps(t0, t2, 0x44);
+  v[1] = _mm256_shuffle_ps(t0, t2, 0xee);
+  v[2] = _mm256_shuffle_ps(t1, t3, 0x44);
+  v[3] = _mm256_shuffle_ps(t1, t3, 0xee);
+}
 #endif
 
 // kFill (kPad, kNarrow or 0): rows of `to` are written up to its next multiple, with zeros. Strides count elements.
@@ -44,13 +54,15 @@ inline void transpose(const from_t* from, int64_t from_stride, int64_t rows, int
             const bool there = kFill == 0 || r0 + k < rows;
             v[k] = there ? (__m256)load_acc<k8>(from + (r0 + k) * from_stride + c0) : __m256{};
           }
-          transpose_eight(v);
-          for (int k = 0; k < k8; ++k) {
-            if constexpr (kFill == kNarrow) {
+          if constexpr (kFill == kNarrow) {
+            transpose_four(v);
+            for (int k = 0; k < kNarrow; ++k) {
               store(to + (c0 + k) * to_stride, _mm256_castps256_ps128(v[k]));
-            } else {
-              store_acc<k8>(to + (c0 + k) * to_stride + r0, (Vec<float, k8>)v[k]);
+              store(to + (c0 + k + kNarrow) * to_stride, _mm256_extractf128_ps(v[k], 1));
             }
+          } else {
+            transpose_eight(v);
+            for (int k = 0; k < k8; ++k) store_acc<k8>(to + (c0 + k) * to_stride + r0, (Vec<float, k8>)v[k]);
           }
         }
       }
@@ -78,11 +90,17 @@ inline void turn_back(const AccOf<scalar_t>* rows, int64_t pixels, int64_t chann
       const int64_t x = std::min(next, pixels - k8);  // the last eight may be written twice
       for (int64_t m = 0; m < channels; m += k8) {
         __m256 v[k8];
-        for (int k = 0; k < k8; ++k) {
-          const float* row = rows + (x + k) * padded + m;
-          v[k] = padded == kNarrow ? _mm256_castps128_ps256(_mm_loadu_ps(row)) : _mm256_loadu_ps(row);
+        if (padded == kNarrow) {
+          for (int k = 0; k < kNarrow; ++k) {
+            const __m128 low = _mm_loadu_ps(rows + (x + k) * kNarrow);
+            v[k] =
+                _mm256_insertf128_ps(_mm256_castps128_ps256(low), _mm_loadu_ps(rows + (x + k + kNarrow) * kNarrow), 1);
+          }
+          transpose_four(v);
+        } else {
+          for (int k = 0; k < k8; ++k) v[k] = _mm256_loadu_ps(rows + (x + k) * padded + m);
+          transpose_eight(v);
         }
-        transpose_eight(v);
         for (int k = 0; k < k8 && m + k < channels; ++k)
           store_acc<k8>(to + (m + k) * to_stride + x, (Vec<float, k8>)v[k]);
       }
