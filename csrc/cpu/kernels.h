@@ -10,7 +10,8 @@ struct ChunkTable {
   int64_t* count;   // (N)
   double* mean;     // (N, M); unwritten where count is 0
   double* scatter;  // (N); unwritten where count is 0
-  void* scratch;    // scratch_bytes(shape), 64-byte aligned or not
+  void* scratch;    // scratch_bytes(shape)
+  void* softmax;    // softmax_bytes(shape), if there is a softmax
 };
 
 // Rows of channels are padded: to a multiple of kPad, or to kNarrow if that is enough.
@@ -26,13 +27,28 @@ inline int64_t scratch_bytes(const Shape& s) {
   return static_cast<int64_t>(sizeof(double)) * (s.regions * (4 * row + 2 * kPad + 3) + row);
 }
 
+// The tile of probabilities of softmax.h.
+constexpr int64_t kMaxTile = 2048, kSoftmaxBytes = 49152;  // a little more than an L1 cache
+
+// Pixels of such a tile: whole vectors.
+inline int64_t softmax_tile_pixels(int64_t channels) {
+  constexpr int64_t kVector = 64;
+  const int64_t fitting = kSoftmaxBytes / static_cast<int64_t>(sizeof(float)) / (channels > 0 ? channels : 1);
+  return fitting < kVector ? kVector : fitting > kMaxTile ? kMaxTile : fitting / kVector * kVector;
+}
+
+inline int64_t softmax_bytes(const Shape& s) {
+  return s.channels * softmax_tile_pixels(s.channels) * static_cast<int64_t>(sizeof(double));
+}
+
 struct Kernels {
   const char* name;
   int index;  // into INSTRUCTION_SETS of cas_ext/ops.py
   // Moments of the pixels [begin, end) of image b; returns the first label out of range or kNoPixel.
   int64_t (*accumulate)(const AccumulateParams&, int64_t b, int64_t begin, int64_t end, const ChunkTable&);
   // Gradient of the pixels [begin, end) of image b.
-  void (*apply)(const ApplyParams&, int64_t b, int64_t begin, int64_t end);
+  // With a softmax, `scratch` holds softmax_bytes(shape) twice.
+  void (*apply)(const ApplyParams&, int64_t b, int64_t begin, int64_t end, void* scratch);
 };
 
 extern const Kernels kBaseline;

@@ -9,7 +9,7 @@
 namespace cas_ext::cpu {
 namespace CAS_ISA {
 
-constexpr int64_t kTile = 2048;      // pixels; their int32 labels take 8 KB, a sixth of an L1 data cache
+constexpr int64_t kTile = kMaxTile;  // pixels; their int32 labels take 8 KB, a sixth of an L1 data cache
 constexpr int64_t kShortestRun = 8;  // pixels on average: tiles with shorter runs get no list of them
 constexpr int64_t kMaxRuns = kTile / kShortestRun;
 

@@ -67,10 +67,11 @@ MomentTensors accumulate(Tensor input, Tensor target, int64_t num_regions, int64
   p.first_invalid = first.get();
   const Kernels& k = kernels();
   torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
-    std::unique_ptr<char[]> scratch(new char[scratch_bytes(p.shape)]);
+    std::unique_ptr<char[]> scratch(new char[scratch_bytes(p.shape)]), softmax;
+    if (p.activation == Activation::kSoftmax) softmax.reset(new char[softmax_bytes(p.shape)]);
     for (int64_t t = begin; t < end; ++t) {
       const int64_t x = t % chunks * length;
-      const ChunkTable table{&count[t * N], &mean[t * N * M], &scatter[t * N], scratch.get()};
+      const ChunkTable table{&count[t * N], &mean[t * N * M], &scatter[t * N], scratch.get(), softmax.get()};
       invalid[t] = k.accumulate(p, t / chunks, std::min(x, P), std::min(x + length, P), table);
     }
   });
@@ -157,9 +158,11 @@ Tensor apply(Tensor input, Tensor target, Tensor weight, bool average, Tensor sc
   prefer_huge_pages(call.written);
   const Kernels& k = kernels();
   torch::stable::parallel_for(0, p.shape.images * chunks, 1, [&](int64_t begin, int64_t end) {
+    std::unique_ptr<char[]> scratch;
+    if (p.activation == Activation::kSoftmax) scratch.reset(new char[2 * softmax_bytes(p.shape)]);
     for (int64_t t = begin; t < end; ++t) {
       const int64_t x = t % chunks * length;
-      k.apply(p, t / chunks, x, std::min(x + length, P));
+      k.apply(p, t / chunks, x, std::min(x + length, P), scratch.get());
     }
   });
   return call.finish();
