@@ -76,4 +76,13 @@ CAS_HD acc_t gradient_element(acc_t weight, acc_t scale, acc_t center, acc_t off
   return weight * (scale * (s - center) + offset);
 }
 
+// From the gradient g of the probabilities s = softmax(z) to that of the logits, dz_m = s_m (g_m - sum_k s_k g_k).
+// Takes g_m and dot = sum_k s_k g_k relative to the gradient of the pixel's most probable channel r: g_m - g_r and
+// sum_k s_k (g_k - g_r). That is the same number, as the s_k sum to 1, and keeps the digits of confident pixels: with
+// s_r = 1 - eps, g_r - sum_k s_k g_k is a difference of nearly equal numbers, while here the term of r is exactly 0.
+template <class acc_t>
+CAS_HD acc_t softmax_gradient(acc_t s, acc_t g, acc_t dot) {
+  return s * (g - dot);
+}
+
 }  // namespace cas_ext
