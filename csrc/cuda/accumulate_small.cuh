@@ -5,7 +5,7 @@
 // Why:    no shared-memory traffic per pixel, and no atomics: thread, warp and block partials merge in a fixed order.
 #pragma once
 
-#include "device.cuh"
+#include "softmax.cuh"
 
 namespace cas_ext {
 
@@ -13,8 +13,13 @@ constexpr int kSmallThreads = 256;
 constexpr int kSmallWarps = kSmallThreads / kWarpSize;
 constexpr int kSmallPixels = 64;  // per thread: bounds float sums to 64 terms, and the block's partial table to < 1%
 
-// Blocks that a multiprocessor must be able to hold: as many as the registers allow without spilling.
-constexpr int small_blocks(int cells) { return cells <= 4 ? 3 : cells <= 8 ? 2 : 1; }
+// Blocks that a multiprocessor must be able to hold: as many as the registers allow without spilling. exp() of double
+// needs more of them.
+template <class scalar_t>
+constexpr int small_blocks(int cells, bool softmax) {
+  const int few = softmax && std::is_same_v<scalar_t, double> ? 2 : 3;
+  return cells <= 4 ? few : cells <= 8 ? 2 : 1;
+}
 
 constexpr size_t small_shared_bytes(int regions, int channels) {
   return kSmallWarps * regions * (channels + 1) * sizeof(double) + kSmallWarps * sizeof(long long);
@@ -51,13 +56,12 @@ struct PilotSums {
   }
 };
 
-template <class scalar_t, int kRegions, int kChannels, int V, bool kInterleaved>
-__global__ void __launch_bounds__(kSmallThreads, small_blocks(kRegions* kChannels))
+template <class scalar_t, int kRegions, int kChannels, int V, bool kInterleaved, bool kSoftmax>
+__global__ void __launch_bounds__(kSmallThreads, small_blocks<scalar_t>(kRegions* kChannels, kSoftmax))
     accumulate_small_kernel(AccumulateParams p) {
   using acc_t = acc_of<scalar_t>;
   const int64_t N = p.shape.regions, M = p.shape.channels, P = p.shape.pixels;
   const auto [b, split] = block_place(p.splits);
-  const scalar_t* input = static_cast<const scalar_t*>(p.input.data) + b * p.input.image_stride;
   const int64_t begin = split * p.pixels_per_split;
   const int64_t end = begin + p.pixels_per_split < P ? begin + p.pixels_per_split : P;
 
@@ -68,18 +72,10 @@ __global__ void __launch_bounds__(kSmallThreads, small_blocks(kRegions* kChannel
     int32_t region[V];
     load_regions<V>(p.target, N, b * P + x, region);
     acc_t s[V][kChannels];
-    if constexpr (kInterleaved && V > 1) {  // M == kChannels, pixels touch: V pixels are one stretch of memory
-      const auto pack = load_pack<V * kChannels>(input + x * kChannels);
+    load_pixels<scalar_t, kInterleaved>(p.input, b, x, M, kSoftmax ? minus_infinity<acc_t>() : acc_t(0), s);
+    if constexpr (kSoftmax) {
 #pragma unroll
-      for (int k = 0; k < V * kChannels; ++k) s[k / kChannels][k % kChannels] = to_acc(pack.v[k]);
-    } else {
-#pragma unroll
-      for (int m = 0; m < kChannels; ++m) {
-        Pack<scalar_t, V> pack;
-        if (m < M) pack = load_pack<V>(input + m * p.input.channel_stride + x * p.input.pixel_stride);
-#pragma unroll
-        for (int k = 0; k < V; ++k) s[k][m] = m < M ? acc_t(to_acc(pack.v[k])) : acc_t(0);
-      }
+      for (int k = 0; k < V; ++k) softmax(s[k]);
     }
     if (round == next_rebase) {  // after 1, 2, 4, ... rounds
       next_rebase *= 2;

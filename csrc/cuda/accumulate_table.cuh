@@ -6,11 +6,13 @@
 // masks
 //        are coherent). Lane c adds channel c to the table: each cell has one owner, so no atomics.
 // Bytes: reads P (M e + l) per image once; per tile and distinct label, reads and writes a row of the table (in L2).
+//        With a softmax in front, the tile's logits are read twice, first for each pixel's largest and sum of
+//        exponentials, then from L1 or L2; once if interleaved and M <= kBlockChannels, as they are staged then.
 // Why:   a tile's scatter is taken about the tile's own mean, in registers, so nothing cancels; tiles merge by Chan's
 // rule.
 #pragma once
 
-#include "device.cuh"
+#include "softmax.cuh"
 
 namespace cas_ext {
 
@@ -33,8 +35,9 @@ struct TableShared {
 };
 
 template <class scalar_t>
-constexpr size_t table_shared_bytes(bool interleaved) {
-  return sizeof(TableShared) + (interleaved ? kBlockChannels * kPaddedPixels * sizeof(acc_of<scalar_t>) : 0);
+constexpr size_t table_shared_bytes(bool interleaved, bool softmax) {
+  return sizeof(TableShared) + (softmax ? kTablePixels * sizeof(Softmax<acc_of<scalar_t>>) : 0) +
+         (interleaved ? kBlockChannels * kPaddedPixels * sizeof(acc_of<scalar_t>) : 0);
 }
 
 // Copies a tile of interleaved values to shared memory, value[channel][pixel], along memory; 0 beyond the end.
@@ -47,7 +50,7 @@ __device__ __forceinline__ void stage_values(const scalar_t* tile, int64_t pixel
   }
 }
 
-template <class scalar_t, int V, bool kInterleaved>
+template <class scalar_t, int V, bool kInterleaved, bool kSoftmax>
 __global__ void __launch_bounds__(kTableThreads, kTableBlocks) accumulate_table_kernel(AccumulateParams p) {
   using acc_t = acc_of<scalar_t>;
   static_assert(V == 1 || V == kLanePixels);
@@ -61,7 +64,8 @@ __global__ void __launch_bounds__(kTableThreads, kTableBlocks) accumulate_table_
   double* table_mean = p.partial_mean + blockIdx.x * N * M;
   double* table_scatter = p.partial_scatter + blockIdx.x * N;
   TableShared& shared = *reinterpret_cast<TableShared*>(shared_arena());
-  acc_t* staged = reinterpret_cast<acc_t*>(shared_arena() + sizeof(TableShared));
+  auto* softmax = reinterpret_cast<Softmax<acc_t>*>(shared_arena() + sizeof(TableShared));  // of each pixel of the tile
+  acc_t* staged = reinterpret_cast<acc_t*>(softmax + (kSoftmax ? kTablePixels : 0));
   const int busy_warps = M < kBlockChannels ? static_cast<int>((M + kWarpChannels - 1) / kWarpChannels) : kTableWarps;
   // Where in the tile the lane's k-th pixel lies: neighbours for wide loads, else a warp's width apart.
   const auto place = [&](int k) { return V > 1 ? lane * kLanePixels + k : k * kWarpSize + lane; };
@@ -75,13 +79,34 @@ __global__ void __launch_bounds__(kTableThreads, kTableBlocks) accumulate_table_
     if (region[0] == kInvalid && x0 + static_cast<int>(threadIdx.x) < invalid) invalid = x0 + threadIdx.x;
     shared.region[threadIdx.x] = region[0] < 0 ? kIgnored : region[0];
 
+    const auto stage = [&](int64_t m0) {  // the channels from m0 on; returns how many
+      const int channels = static_cast<int>(M - m0 < kBlockChannels ? M - m0 : kBlockChannels);
+      stage_values(input + x0 * p.input.pixel_stride + m0, p.input.pixel_stride, pixels, channels, staged);
+      return channels;
+    };
+    if constexpr (kSoftmax) {  // thread: one pixel
+      SoftmaxSums<acc_t> own;
+      if constexpr (kInterleaved) {
+        for (int64_t m0 = 0; m0 < M; m0 += kBlockChannels) {
+          const int channels = stage(m0);
+          __syncthreads();
+          own.add_all(channels, [&](int64_t m) { return staged[m * kPaddedPixels + threadIdx.x]; });
+          if (M > kBlockChannels) __syncthreads();
+        }
+      } else if (static_cast<int>(threadIdx.x) < pixels) {
+        own.add_all(M, [&](int64_t m) {
+          return to_acc(load_pack<1>(input + m * p.input.channel_stride + x0 + threadIdx.x).v[0]);
+        });
+      }
+      softmax[threadIdx.x] = own.result();
+    }
+
     for (int64_t m0 = 0; m0 < M; m0 += kBlockChannels) {
       const int64_t left = M - m0 - warp * kWarpChannels;
       const int channels = static_cast<int>(left < 0 ? 0 : left < kWarpChannels ? left : kWarpChannels);
       if constexpr (kInterleaved) {
         if (m0 > 0) __syncthreads();  // the warps have taken the last channels into registers
-        const int staged_channels = static_cast<int>(M - m0 < kBlockChannels ? M - m0 : kBlockChannels);
-        stage_values(input + x0 * p.input.pixel_stride + m0, p.input.pixel_stride, pixels, staged_channels, staged);
+        if (!kSoftmax || M > kBlockChannels) stage(m0);
       }
       if (kInterleaved || m0 == 0) __syncthreads();  // also: the last tile's lists have been used, its counts written
       if (channels == 0) continue;
@@ -106,6 +131,16 @@ __global__ void __launch_bounds__(kTableThreads, kTableBlocks) accumulate_table_
             } else {
               value[c][k] = to_acc(input[(m0 + warp * kWarpChannels + c) * p.input.channel_stride + x0 + place(k)]);
             }
+          }
+        }
+      }
+      if constexpr (kSoftmax) {
+#pragma unroll
+        for (int k = 0; k < kLanePixels; ++k) {
+          const Softmax<acc_t> probability = softmax[place(k)];
+#pragma unroll
+          for (int c = 0; c < kWarpChannels; ++c) {
+            if (c < channels) value[c][k] = probability(value[c][k]);
           }
         }
       }

@@ -21,11 +21,15 @@ struct CoefficientTable {
   const acc_t* center;
   const acc_t* offset;
 
+  __device__ __forceinline__ acc_t gradient(int32_t i, int64_t M, int64_t m, acc_t s) const {
+    return gradient_element(weight, scale[i], center[i * M + m], offset[i * M + m], s);
+  }
+
   template <class scalar_t>
   __device__ __forceinline__ scalar_t element(int32_t i, int64_t M, int64_t m, scalar_t s) const {
     if (i == kIgnored) return from_acc<scalar_t>(acc_t(0));
     if (i == kInvalid) return from_acc<scalar_t>(static_cast<acc_t>(not_a_number()));
-    return from_acc<scalar_t>(gradient_element(weight, scale[i], center[i * M + m], offset[i * M + m], to_acc(s)));
+    return from_acc<scalar_t>(gradient(i, M, m, to_acc(s)));
   }
 };
 

@@ -113,6 +113,27 @@ __device__ __forceinline__ void load_regions(const LabelArray& labels, int64_t r
   });
 }
 
+// Every channel of V neighbouring pixels of image b, the first of them x; `absent` for channels beyond M. With V > 1,
+// interleaved pixels touch and M == kChannels: they are one stretch of memory.
+template <class scalar_t, bool kInterleaved, int V, int kChannels>
+__device__ __forceinline__ void load_pixels(const PixelArray& from, int64_t b, int64_t x, int64_t M,
+                                            acc_of<scalar_t> absent, acc_of<scalar_t> (&s)[V][kChannels]) {
+  const scalar_t* image = static_cast<const scalar_t*>(from.data) + b * from.image_stride;
+  if constexpr (kInterleaved && V > 1) {
+    const auto pack = load_pack<V * kChannels>(image + x * kChannels);
+#pragma unroll
+    for (int k = 0; k < V * kChannels; ++k) s[k / kChannels][k % kChannels] = to_acc(pack.v[k]);
+  } else {
+#pragma unroll
+    for (int m = 0; m < kChannels; ++m) {
+      Pack<scalar_t, V> pack;
+      if (m < M) pack = load_pack<V>(image + m * from.channel_stride + x * from.pixel_stride);
+#pragma unroll
+      for (int k = 0; k < V; ++k) s[k][m] = m < M ? acc_of<scalar_t>(to_acc(pack.v[k])) : absent;
+    }
+  }
+}
+
 // Which image and which of its `per_image` blocks this block is. 32-bit: a 64-bit division is a subroutine of 70
 // instructions.
 struct BlockPlace {

@@ -5,6 +5,7 @@
 #include "accumulate_small.cuh"
 #include "accumulate_table.cuh"
 #include "apply.cuh"
+#include "apply_softmax.cuh"
 #include "finalise.cuh"
 #include "merge.cuh"
 #include "select.h"
@@ -36,6 +37,11 @@ void visit_flags(bool first, bool second, Body body) {
   first ? inner(Flag<true>()) : inner(Flag<false>());
 }
 
+template <class Body>
+void visit_flags(bool first, bool second, bool third, Body body) {
+  visit_flags(first, second, [&](auto a, auto b) { third ? body(a, b, Flag<true>()) : body(a, b, Flag<false>()); });
+}
+
 inline AccumulatePlan plan_accumulate(const AccumulateParams& p) {
   return select_accumulate(p, kSmallThreads * kSmallPixels, kTablePixels);
 }
@@ -54,14 +60,14 @@ inline void place_workspace(AccumulateParams& p, void* workspace) {
   p.partial_invalid = p.partial_count + rows;
 }
 
-template <class scalar_t, bool kWide, bool kInterleaved, int kRegions, class Launch>
+template <class scalar_t, bool kWide, bool kInterleaved, bool kSoftmax, int kRegions, class Launch>
 void launch_small(const AccumulateParams& p, dim3 grid, Launch& launch) {
   constexpr int V = kWide ? 16 / sizeof(scalar_t) : 1;
   if (p.shape.channels <= 2) {
-    launch(accumulate_small_kernel<scalar_t, kRegions, 2, V, kInterleaved>, grid, dim3(kSmallThreads),
+    launch(accumulate_small_kernel<scalar_t, kRegions, 2, V, kInterleaved, kSoftmax>, grid, dim3(kSmallThreads),
            small_shared_bytes(kRegions, 2), p);
   } else {
-    launch(accumulate_small_kernel<scalar_t, kRegions, 4, V, kInterleaved>, grid, dim3(kSmallThreads),
+    launch(accumulate_small_kernel<scalar_t, kRegions, 4, V, kInterleaved, kSoftmax>, grid, dim3(kSmallThreads),
            small_shared_bytes(kRegions, 4), p);
   }
 }
@@ -73,15 +79,16 @@ void launch_accumulate(const AccumulateParams& p, const AccumulatePlan& plan, La
   const dim3 grid(static_cast<unsigned>(p.shape.images * p.splits));
   visit_scalar(p.scalar, [&](auto scalar) {
     using scalar_t = decltype(scalar);
-    visit_flags(plan.wide, p.input.interleaved, [&](auto wide, auto interleaved) {
+    const bool behind_softmax = p.activation == Activation::kSoftmax;
+    visit_flags(plan.wide, p.input.interleaved, behind_softmax, [&](auto wide, auto interleaved, auto softmax) {
       if (plan.small && p.shape.regions <= 2) {
-        launch_small<scalar_t, wide.value, interleaved.value, 2>(p, grid, launch);
+        launch_small<scalar_t, wide.value, interleaved.value, softmax.value, 2>(p, grid, launch);
       } else if (plan.small) {
-        launch_small<scalar_t, wide.value, interleaved.value, 4>(p, grid, launch);
+        launch_small<scalar_t, wide.value, interleaved.value, softmax.value, 4>(p, grid, launch);
       } else {
         constexpr int V = wide.value && !interleaved.value ? kLanePixels : 1;
-        launch(accumulate_table_kernel<scalar_t, V, interleaved.value>, grid, dim3(kTableThreads),
-               table_shared_bytes<scalar_t>(interleaved.value), p);
+        launch(accumulate_table_kernel<scalar_t, V, interleaved.value, softmax.value>, grid, dim3(kTableThreads),
+               table_shared_bytes<scalar_t>(interleaved.value, softmax.value), p);
       }
     });
   });
@@ -100,10 +107,44 @@ void launch_finalise(const FinaliseParams& p, Launch&& launch) {
   }
 }
 
+template <class scalar_t, int kChannels, class Launch>
+void launch_apply_softmax_small(const ApplyParams& p, bool wide, Launch& launch) {
+  constexpr int kWide = 16 / sizeof(scalar_t);
+  const dim3 grid(
+      static_cast<unsigned>(p.shape.images * divide_up(p.shape.pixels, kApplyThreads * (wide ? kWide : 1))));
+  if (!wide) {
+    launch(apply_softmax_small_kernel<scalar_t, 1, kChannels, false>, grid, dim3(kApplyThreads), 0, p);
+  } else if (p.input.interleaved) {
+    launch(apply_softmax_small_kernel<scalar_t, kWide, kChannels, true>, grid, dim3(kApplyThreads), 0, p);
+  } else {
+    launch(apply_softmax_small_kernel<scalar_t, kWide, kChannels, false>, grid, dim3(kApplyThreads), 0, p);
+  }
+}
+
+template <class Launch>
+void launch_apply_softmax(const ApplyParams& p, const ApplyPlan& plan, Launch& launch) {
+  const int64_t M = p.shape.channels;
+  const dim3 team_grid(static_cast<unsigned>(p.shape.images * divide_up(p.shape.pixels, kApplyThreads / team_size(M))));
+  visit_scalar(p.scalar, [&](auto scalar) {
+    using scalar_t = decltype(scalar);
+    constexpr size_t kShared = sizeof(TeamShared<acc_of<scalar_t>>);
+    if (plan.small && M <= 2) {
+      launch_apply_softmax_small<scalar_t, 2>(p, plan.wide, launch);
+    } else if (plan.small) {
+      launch_apply_softmax_small<scalar_t, 4>(p, plan.wide, launch);
+    } else if (M <= kHeldChannels) {
+      launch(apply_softmax_team_kernel<scalar_t, true>, team_grid, dim3(kApplyThreads), kShared, p);
+    } else {
+      launch(apply_softmax_team_kernel<scalar_t, false>, team_grid, dim3(kApplyThreads), kShared, p);
+    }
+  });
+}
+
 template <class Launch>
 void launch_apply(const ApplyParams& p, Launch&& launch) {
   if (p.shape.images == 0 || p.shape.pixels == 0) return;
   const ApplyPlan plan = select_apply(p, kApplyThreads);
+  if (p.activation == Activation::kSoftmax) return launch_apply_softmax(p, plan, launch);
   const int64_t coefficients = p.shape.regions * (1 + 2 * p.shape.channels);
   visit_scalar(p.scalar, [&](auto scalar) {
     using scalar_t = decltype(scalar);

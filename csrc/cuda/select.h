@@ -4,6 +4,10 @@
 //   N <= 4 and M <= 4   small   sums in registers           planar       one kernel per layout; the coefficients lie
 //   everything else     table   one table per block         interleaved  in shared memory while that pays
 //
+// With a softmax in front accumulate chooses the same, apply another kernel:
+//   M <= 4              small   a pixel's channels in the registers of one thread
+//   everything else     team    spread over the registers of a few threads; read three times where they do not fit
+//
 // V is the number of pixels (planar) or elements (interleaved) of one 16-byte access, or 1 where addresses do not allow
 // it.
 #pragma once
@@ -30,8 +34,9 @@ struct AccumulatePlan {
 };
 
 struct ApplyPlan {
+  bool small;  // with a softmax in front only
   bool wide;
-  bool shared_table;
+  bool shared_table;  // without one only
 };
 
 inline int64_t bytes_of(Scalar scalar) {
@@ -56,6 +61,14 @@ inline bool rows_aligned(const PixelArray& a, int64_t images, int64_t rows, int6
          (rows <= 1 || stride % V == 0);
 }
 
+// Whether threads can load all channels of V neighbouring pixels in accesses of 16 bytes: load_pixels of device.cuh.
+inline bool pixels_aligned(const PixelArray& a, const Shape& s, int64_t V, int64_t size) {
+  if (s.pixels % V != 0) return false;
+  if (!a.interleaved) return rows_aligned(a, s.images, s.channels, a.channel_stride, V, size);
+  return a.pixel_stride == s.channels && (s.channels == 2 || s.channels == 4) &&
+         rows_aligned(a, s.images, 1, 0, V, size);
+}
+
 inline AccumulatePlan select_accumulate(const AccumulateParams& p, int64_t small_tile, int64_t table_tile) {
   const Shape& s = p.shape;
   const int64_t size = bytes_of(p.scalar);
@@ -63,18 +76,13 @@ inline AccumulatePlan select_accumulate(const AccumulateParams& p, int64_t small
   plan.small = s.regions <= kSmallLimit && s.channels <= kSmallLimit;
   if (plan.small) {
     const int64_t V = 16 / size;
-    const bool rows = p.input.interleaved
-                          ? p.input.pixel_stride == s.channels && (s.channels == 2 || s.channels == 4) &&
-                                rows_aligned(p.input, s.images, 1, 0, V, size)
-                          : rows_aligned(p.input, s.images, s.channels, p.input.channel_stride, V, size);
-    plan.wide = rows && s.pixels % V == 0 && aligned(p.target.data, 16);
+    plan.wide = pixels_aligned(p.input, s, V, size) && aligned(p.target.data, 16);
     plan.pixels_per_split = small_tile;
     plan.splits = std::max<int64_t>(1, divide_up(s.pixels, small_tile));
     return plan;
   }
   constexpr int64_t V = 4;
-  plan.wide = !p.input.interleaved && s.pixels % V == 0 &&
-              rows_aligned(p.input, s.images, s.channels, p.input.channel_stride, V, size);
+  plan.wide = !p.input.interleaved && pixels_aligned(p.input, s, V, size);
   const int64_t table_bytes = s.regions * (s.channels + 2) * static_cast<int64_t>(sizeof(double));
   const int64_t by_memory = s.pixels * s.channels * size / (kWorkspaceShare * table_bytes);
   const int64_t by_work = divide_up(s.pixels, table_tile);
@@ -89,14 +97,15 @@ inline ApplyPlan select_apply(const ApplyParams& p, int64_t threads) {
   const Shape& s = p.shape;
   const int64_t size = bytes_of(p.scalar), V = 16 / size;
   ApplyPlan plan{};
-  if (p.input.interleaved) {
+  plan.small = s.channels <= kSmallLimit;
+  const bool pixelwise = p.activation == Activation::kSoftmax;  // threads own pixels, whatever the layout
+  if (p.input.interleaved && !pixelwise) {
     plan.wide = p.input.pixel_stride == s.channels && p.gradient.pixel_stride == s.channels &&
                 s.pixels * s.channels % V == 0 && rows_aligned(p.input, s.images, 1, 0, V, size) &&
                 rows_aligned(p.gradient, s.images, 1, 0, V, size);
   } else {
-    plan.wide = s.pixels % V == 0 && aligned(p.target.data, 16) &&
-                rows_aligned(p.input, s.images, s.channels, p.input.channel_stride, V, size) &&
-                rows_aligned(p.gradient, s.images, s.channels, p.gradient.channel_stride, V, size);
+    plan.wide =
+        aligned(p.target.data, 16) && pixels_aligned(p.input, s, V, size) && pixels_aligned(p.gradient, s, V, size);
   }
   const int64_t acc_size = p.scalar == Scalar::kDouble ? 8 : 4;
   const int64_t table = s.regions * (1 + 2 * s.channels) * acc_size;

@@ -19,7 +19,7 @@ def natural_order(toys):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Prints what was counted: the evidence that every kernel reads and writes each element once."""
+    """Prints what was counted: how often every kernel reads and writes each element."""
     lines = sorted(
         text
         for report in terminalreporter.getreports("passed")

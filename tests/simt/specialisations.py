@@ -15,6 +15,8 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 LABELS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 NAMES = {torch.float16: "half", torch.bfloat16: "bfloat16", torch.float32: "float", torch.float64: "double"}
 IGNORED = 1
+BLOCK_CHANNELS = 32  # kBlockChannels of accumulate_table.cuh
+HELD_CHANNELS = 64  # kHeldChannels of apply_softmax.cuh
 
 
 @dataclass(frozen=True)
@@ -28,17 +30,35 @@ class Case:
     channels: int
     regions: int
     width: int  # images are 2 x width x width; an odd width forbids vector accesses
+    softmax: bool = False  # in front of accumulate and apply
+
+    @property
+    def activation(self) -> int:
+        return int(self.softmax)  # enum Activation
+
+    def input_loads(self) -> tuple[int, int]:
+        """How often accumulate and apply load each element of the input; beyond the first time, from L1 or L2."""
+        if not self.softmax or (self.channels <= 4 and self.regions <= 4):
+            return 1, 1
+        staged = self.interleaved and self.channels <= BLOCK_CHANNELS
+        return 1 if staged else 2, 1 if self.channels <= HELD_CHANNELS else 3
+
+    def descriptors(self, input: torch.Tensor) -> torch.Tensor:
+        return torch.softmax(input, 1) if self.softmax else input
 
     def __str__(self) -> str:
         layout = "interleaved" if self.interleaved else "planar"
         labels = str(self.labels).removeprefix("torch.")
-        return f"{self.regime}-{NAMES[self.dtype]}-{labels}-{layout}-M{self.channels}-N{self.regions}-W{self.width}"
+        shape = f"M{self.channels}-N{self.regions}-W{self.width}"
+        regime = f"softmax-{self.regime}" if self.softmax else self.regime
+        return f"{regime}-{NAMES[self.dtype]}-{labels}-{layout}-{shape}"
 
     def tensors(self, height: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """input, target with ignored pixels (label IGNORED), the same for every call."""
         height = height or self.width
         random = torch.Generator().manual_seed(self.channels * 1000 + self.regions)
-        input = torch.rand(2, self.channels, height, self.width, generator=random, dtype=torch.float64).to(self.dtype)
+        input = torch.rand(2, self.channels, height, self.width, generator=random, dtype=torch.float64)
+        input = ((input - 0.5) * 8 if self.softmax else input).to(self.dtype)
         target = torch.randint(0, min(self.regions, 120), (2, height, self.width), generator=random).to(self.labels)
         if self.interleaved:
             input = input.to(memory_format=torch.channels_last)
@@ -53,8 +73,14 @@ def every_case() -> list[Case]:
     turn = itertools.cycle(LABELS[1:])
     for (regime, M, N), dtype, interleaved, width in itertools.product(regimes, DTYPES, (False, True), (16, 15)):
         found.append(Case(regime, dtype, next(turn), interleaved, M, N, width))
+    # In front of a softmax: teams of 2 and of 8 threads that hold their pixels, and of 8 that do not.
+    for M, N in ((2, 2), (2, 3), (4, 2), (4, 3), (2, 5), (9, 5), (40, 2), (70, 3)):
+        regime = "small" if M <= 4 and N <= 4 else "table"
+        for dtype, interleaved, width in itertools.product(DTYPES, (False, True), (16, 15)):
+            found.append(Case(regime, dtype, next(turn), interleaved, M, N, width, softmax=True))
     # An even number of channels makes vectors of interleaved elements again, an odd one does not.
     found += [Case("small-odd", dtype, torch.uint8, True, M, N, 15) for dtype in DTYPES for M in (1, 3) for N in (2, 3)]
+    found += [Case("small-odd", dtype, torch.uint8, True, M, 3, 15, softmax=True) for dtype in DTYPES for M in (1, 3)]
     found += [Case("small", torch.float32, labels, False, 2, 2, 16) for labels in LABELS]
     found += [Case("table", torch.float32, labels, False, 9, 5, 16) for labels in LABELS[1:]]
     return found
@@ -63,13 +89,13 @@ def every_case() -> list[Case]:
 def run(case: Case, height: int | None = None) -> dict[str, torch.Tensor]:
     """accumulate, finalise and apply of one case on the emulator: everything they return, by name."""
     input, target = case.tensors(height)
-    count, mean, scatter = emulated.accumulate(input, target, case.regions, IGNORED, False)
+    count, mean, scatter = emulated.accumulate(input, target, case.regions, IGNORED, False, case.activation)
     wide = case.dtype == torch.float64
     names = ("loss", "uniformer", "discriminator", "scale", "center", "offset")
     found = dict(zip(names, emulated.finalise(count, mean, scatter, 0.3, 0, wide), strict=True))
     weight = torch.ones(1, dtype=found["loss"].dtype).expand(2)
     coefficients = (found["scale"], found["center"], found["offset"])
-    gradient = emulated.apply(input, target, weight, True, *coefficients, IGNORED)
+    gradient = emulated.apply(input, target, weight, True, *coefficients, IGNORED, case.activation)
     return {"count": count, "mean": mean, "scatter": scatter, "gradient": gradient, **found}
 
 
