@@ -40,7 +40,7 @@ demo: $(VENV)/build.stamp $(VENV)/demo.stamp
 test: $(VENV)/test.stamp
 	$(PY) -m pytest -n $(PYTEST_WORKERS) $(ARGS)
 
-# The property tests alone, with many times their usual examples, new ones in every run. Takes hours.
+# The property tests alone, with several times their usual examples, new ones in every run.
 LEAST_EXAMPLES ?= 20000
 test-long: $(VENV)/test.stamp
 	$(PY) -m pytest -n $(PYTEST_WORKERS) -m hypothesis --hypothesis-profile=long --least-examples=$(LEAST_EXAMPLES) $(ARGS)
