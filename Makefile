@@ -1,4 +1,4 @@
-# make demo | test | lint | gpu-check | sass | clean.  Every target sets itself up; nothing is installed outside this folder.
+# make demo | test | test-long | lint | gpu-check | sass | clean.  Every target sets itself up; nothing is installed outside this folder.
 PYTHON ?= python3
 VENV ?= .venv
 # The PyTorch that is put into the environment; any version >= 2.10 works.
@@ -38,7 +38,12 @@ demo: $(VENV)/build.stamp $(VENV)/demo.stamp
 	$(PY) -m examples.demo --out . $(ARGS)
 
 test: $(VENV)/test.stamp
-	$(PY) -m pytest -n $(PYTEST_WORKERS) -m "not slow" $(ARGS)
+	$(PY) -m pytest -n $(PYTEST_WORKERS) $(ARGS)
+
+# The property tests alone, with several times their usual examples, new ones in every run.
+LEAST_EXAMPLES ?= 20000
+test-long: $(VENV)/test.stamp
+	$(PY) -m pytest -n $(PYTEST_WORKERS) -m hypothesis --hypothesis-profile=long --least-examples=$(LEAST_EXAMPLES) $(ARGS)
 
 lint: $(VENV)/lint.stamp
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check .

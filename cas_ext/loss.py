@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 from torch import Tensor, nn
 
 from .functional import cas_loss, check_options
@@ -51,6 +53,10 @@ class CASLoss(nn.Module):
             return_terms=self.return_terms,
             validate=self.validate,
         )
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Called by torch.jit.script, which otherwise fails on the first thing in `cas_loss` that it cannot read."""
+        raise RuntimeError("CASLoss: cannot be compiled by TorchScript; use torch.export or torch.compile")
 
     def extra_repr(self) -> str:
         return (

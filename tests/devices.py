@@ -7,6 +7,7 @@ test moves its tensors to `device.torch_device` and calls cas_ext as a user woul
 from __future__ import annotations
 
 import importlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,9 +16,12 @@ from unittest import mock
 import pytest
 import torch
 from hypothesis import given, settings
+from hypothesis.strategies import SearchStrategy
 from strategies import cases
 
 import cas_ext
+
+USUAL_EXAMPLES = 100  # max_examples of a hypothesis profile that leaves the numbers in the tests as they stand
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Device:
             yield
 
     def examples(self, on_cpu: int) -> int:
-        return max(5, round(on_cpu * self.effort))
+        return max(5, round(on_cpu * self.effort * settings.default.max_examples / USUAL_EXAMPLES))
 
 
 DEVICES = {
@@ -72,22 +76,27 @@ def on_devices(*names: str) -> pytest.MarkDecorator:
 on_every_device = on_devices("cpu", "emulated", "cuda")
 
 
-def for_all_cases(examples: int, **restrictions) -> Callable:
-    """Makes a test of `behaviour(device, case)`: on every device it must hold for that many drawn cases.
+EXAMPLES_RUN: Counter[str] = Counter()  # by device, in the running test; conftest.py reports them
 
-    `restrictions` are keywords of `strategies.cases`. How many examples depends on the device, so `given` is applied
-    inside the test and not around it.
+
+def for_all(
+    examples: int, drawn: Callable[[Device], SearchStrategy], devices: pytest.MarkDecorator = on_every_device
+) -> Callable:
+    """Makes a test of `behaviour(device, case)`: on each device it must hold for that many cases of `drawn(device)`.
+
+    How many examples depends on the device, so `given` is applied inside the test and not around it.
     """
 
     def decorate(behaviour: Callable) -> Callable:
-        @on_every_device
+        @pytest.mark.hypothesis
+        @devices
         def test(device: Device) -> None:
             def check(case) -> None:
+                EXAMPLES_RUN[device.name] += 1
                 behaviour(device, case)
 
             check.__name__ = check.__qualname__ = behaviour.__name__  # hypothesis derives the seed from the name
-            drawn = cases(max_elements=device.max_elements, **restrictions)
-            settings(max_examples=device.examples(examples))(given(case=drawn)(check))()
+            settings(max_examples=device.examples(examples))(given(case=drawn(device))(check))()
 
         test.__name__ = test.__qualname__ = behaviour.__name__
         test.__doc__ = behaviour.__doc__
@@ -95,3 +104,8 @@ def for_all_cases(examples: int, **restrictions) -> Callable:
         return test
 
     return decorate
+
+
+def for_all_cases(examples: int, **restrictions) -> Callable:
+    """`for_all` calls of cas_loss; `restrictions` are keywords of `strategies.cases`."""
+    return for_all(examples, lambda device: cases(max_elements=device.max_elements, **restrictions))

@@ -61,17 +61,6 @@ def test_f_beta_of_an_empty_prediction_or_mask_is_zero() -> None:
     assert metrics.f_beta(empty, empty).item() == 0
 
 
-def test_adaptive_threshold_is_twice_the_mean_of_each_image_and_inclusive() -> None:
-    saliency = torch.tensor([[[0.5, 0.25, 0.25, 0.0]], [[1.0, 1.0, 1.0, 0.5]]])  # means 1/4 and 7/8
-    expected = torch.tensor([[[1, 0, 0, 0]], [[1, 1, 1, 0]]], dtype=torch.bool)
-    assert torch.equal(metrics.adaptive_mask(saliency), expected)
-
-
-def test_adaptive_threshold_is_capped_at_one() -> None:
-    assert not metrics.adaptive_mask(torch.full((1, 4, 4), 0.5)).any()
-    assert metrics.adaptive_mask(torch.ones(1, 4, 4)).all()
-
-
 def test_best_f_beta_finds_a_threshold_the_adaptive_one_misses() -> None:
     masks = torch.tensor([[[1, 1, 0, 0]]], dtype=torch.bool)
     saliency = torch.tensor([[[0.62, 0.62, 0.58, 0.58]]])
@@ -86,15 +75,6 @@ def test_scores_average_over_images() -> None:
     assert result.mae == pytest.approx((0 + 0.25 + 1 + 1) / 4)
     assert result.per_image.tolist() == [1, 0]
     assert result.f_beta == pytest.approx(0.5)
-
-
-def test_channel_selection_takes_the_highest_correlation_not_the_highest_value() -> None:
-    masks = torch.tensor([[[1, 0]], [[0, 1]]], dtype=torch.bool)
-    constant = torch.full((2, 1, 2), 0.9)
-    opposite = torch.tensor([[[0.1, 0.8]], [[0.8, 0.1]]])
-    alike = torch.tensor([[[0.2, 0.1]], [[0.1, 0.2]]])
-    assert metrics.select_channel(torch.stack([constant, opposite, alike], 1), masks) == 2
-    assert metrics.select_channel(torch.stack([alike, opposite, constant], 1), masks) == 0
 
 
 # Label noise

@@ -30,7 +30,17 @@ def test_version_is_a_version():
 
 
 def test_public_names_are_the_documented_ones():
-    assert {"cas_loss", "CASLoss", "region_moments", "RegionMoments", "reference", "info"} <= set(cas_ext.__all__)
+    documented = {
+        "cas_loss",
+        "CASLoss",
+        "region_moments",
+        "RegionMoments",
+        "compact_regions",
+        "saliency",
+        "reference",
+        "info",
+    }
+    assert documented <= set(cas_ext.__all__)
     for name in cas_ext.__all__:
         assert getattr(cas_ext, name) is not None
 
@@ -47,10 +57,11 @@ def test_signatures_are_the_documented_ones():
     assert parameters(cas_ext.region_moments) == {
         "input": required, "target": required, "num_regions": required, "ignore_index": -100, "validate": None
     }  # fmt: skip
+    assert parameters(cas_ext.compact_regions) == {"target": required, "ignore_index": -100}
 
 
 def test_public_functions_have_docstrings_with_arguments():
-    for function in (cas_ext.cas_loss, cas_ext.CASLoss, cas_ext.region_moments):
+    for function in (cas_ext.cas_loss, cas_ext.CASLoss, cas_ext.region_moments, cas_ext.saliency.code_usage):
         text = inspect.getdoc(function)
         for word in ("input", "target", "num_regions", "ignore_index"):
             assert word in text or function is cas_ext.CASLoss, f"{function.__name__} does not document {word}"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from devices import on_every_device
+from devices import on_devices, on_every_device
 from strategies import DTYPES, LAYOUTS, TARGET_LAYOUTS, Case, lay_out, lay_out_target
 from tolerances import assert_gradient_close
 
 import cas_ext
+from benchmarks import memory
 
 
 def loss_and_gradient(input, target):
@@ -95,3 +96,61 @@ def test_upstream_gradient_may_be_expanded_or_strided(device):
     weights = torch.tensor([1.0, 9.0, 2.0, 9.0, 3.0, 9.0, 4.0, 9.0], device=device.torch_device)
     assert torch.equal(gradient(weights[::2]), gradient(weights[::2].contiguous()))
     assert torch.equal(gradient(weights[:1].expand(4)), gradient(torch.ones(4, device=device.torch_device)))
+
+
+@on_every_device
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_number_of_spatial_dimensions_does_not_change_a_bit(device, dtype):
+    values, target = Case(channels=5, spatial=(24 * 35,), dtype=dtype).tensors(device.torch_device)
+    expected = loss_and_gradient(values, target)
+    for spatial in ((24, 35), (4, 6, 35), (4, 6, 5, 7)):
+        loss, gradient = loss_and_gradient(values.reshape(2, 5, *spatial), target.reshape(2, *spatial))
+        assert torch.equal(loss, expected[0])
+        assert gradient.shape == (2, 5, *spatial) and torch.equal(gradient.flatten(2), expected[1])
+
+
+@on_every_device
+def test_no_spatial_dimension_is_one_pixel(device):
+    values, target = Case(batch=7, channels=5, spatial=()).tensors(device.torch_device)
+    expected = loss_and_gradient(values[:, :, None], target[:, None])
+    loss, gradient = loss_and_gradient(values, target)
+    assert torch.equal(loss, expected[0]) and torch.equal(gradient, expected[1][:, :, 0])
+
+
+@on_devices("cpu", "cuda")
+@pytest.mark.parametrize(
+    ("layout", "spatial", "copied"),
+    [
+        ("contiguous", (64, 65), False),
+        ("contiguous", (16, 16, 17), False),
+        ("channels_last", (64, 65), False),
+        ("channels_last", (16, 16, 17), False),
+        ("channel slice", (64, 65), False),
+        ("channels_last slice", (64, 65), False),
+        ("transposed", (64, 65), True),
+    ],
+)
+def test_dense_formats_are_read_in_place(device, layout, spatial, copied):
+    # Peak memory of a forward pass tells whether the input was copied; tables are far smaller than it.
+    input, target = Case(channels=8, spatial=spatial, layout=layout).tensors(device.torch_device)
+    peak = memory.cuda_peak if input.is_cuda else memory.cpu_peak
+    held = peak(lambda: cas_ext.cas_loss(input, target, num_regions=3))
+    bytes_of_input = input.numel() * input.element_size()
+    if copied:
+        assert held >= bytes_of_input
+    else:
+        assert held < bytes_of_input / 4
+
+
+@on_every_device
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_one_channel_and_one_region(device, layout):
+    input, target = Case(channels=1, regions=1, spatial=(13, 9), layout=layout, num_regions=1).tensors(
+        device.torch_device
+    )
+    loss, gradient = loss_and_gradient(input, target)
+    values = input.detach().double()
+    variance = values.var(dim=(2, 3), correction=0).mean()
+    assert loss.item() == pytest.approx(0.5 * variance.item(), rel=1e-6)
+    expected = (values - values.mean((2, 3), keepdim=True)) / (13 * 9) / 2
+    torch.testing.assert_close(gradient.double(), expected, rtol=1e-5, atol=1e-8)

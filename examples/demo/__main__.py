@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 
 import cas_ext
+from cas_ext.saliency import select_channel
 
 from .data import Data, DemoError, choose_swapped, swap_labels
 from .folder import folder_data
 from .losses import all_losses
-from .metrics import Scores, score, select_channel
+from .metrics import Scores, score
 from .network import SmallFCN
 from .picture import save_picture
 from .textures import texture_data

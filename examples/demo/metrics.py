@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cas_ext.saliency import adaptive_threshold
+
 BETA_SQUARED = 0.3
 THRESHOLDS = 101  # fixed thresholds 0, 0.01, ..., 1 for the best F_beta
 
@@ -34,12 +36,6 @@ def f_beta(predicted: Tensor, masks: Tensor) -> Tensor:
     return torch.where(hits > 0, (1 + BETA_SQUARED) * precision * recall / denominator, 0.0)
 
 
-def adaptive_mask(saliency: Tensor) -> Tensor:
-    """Binarise each map at S >= min(2 mean(S), 1); the paper's S > 2 mean(S) is empty wherever the mean is >= 0.5."""
-    threshold = (2 * saliency.double().mean((1, 2), keepdim=True)).clamp(max=1)
-    return saliency >= threshold
-
-
 def best_f_beta(saliency: Tensor, masks: Tensor) -> float:
     """Mean F_beta at the one fixed threshold that suits the whole set best: what any choice of threshold can give."""
     return max(f_beta(saliency >= t, masks).mean().item() for t in torch.linspace(0, 1, THRESHOLDS))
@@ -52,21 +48,10 @@ def mean_absolute_error(saliency: Tensor, masks: Tensor) -> float:
 
 def score(saliency: Tensor, masks: Tensor) -> Scores:
     """Score maps (n, H, W) in [0, 1] against masks (n, H, W) bool."""
-    per_image = f_beta(adaptive_mask(saliency), masks)
+    per_image = f_beta(adaptive_threshold(saliency, variant="capped"), masks)
     return Scores(
         f_beta=per_image.mean().item(),
         best_f_beta=best_f_beta(saliency, masks),
         mae=mean_absolute_error(saliency, masks),
         per_image=per_image,
     )
-
-
-def select_channel(probabilities: Tensor, masks: Tensor) -> int:
-    """The channel of (n, M, H, W) most correlated with the masks (n, H, W) over all pixels; constant channels lose."""
-    values = probabilities.double().transpose(0, 1).flatten(1)  # (M, n H W)
-    values = values - values.mean(1, keepdim=True)
-    truth = masks.double().flatten()
-    truth = truth - truth.mean()
-    norms = values.norm(dim=1) * truth.norm()
-    correlation = torch.where(norms > 0, values @ truth / norms, -1.0)
-    return int(correlation.argmax())
