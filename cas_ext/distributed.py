@@ -22,7 +22,7 @@ def _gather(table: Tensor, group: Any) -> Tensor:
     """(R, *table.shape): the table of every process, in the order of the ranks, the same bits everywhere."""
     tables = table.new_empty((dist.get_world_size(group), *table.shape))
     if table.numel() > 0:
-        dist.all_gather_into_tensor(tables, table.contiguous(), group=group)
+        dist.all_gather(list(tables.unbind()), table.contiguous(), group=group)
     return tables
 
 
@@ -30,6 +30,8 @@ def accumulate(
     input: Tensor, target: Tensor, num_regions: int, ignore_index: int, validate: bool, activation: int, group: Any
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The moments of the whole images from this process's pixels. Shapes: ops.accumulate."""
+    if torch.compiler.is_compiling():  # a process that raised within a compiled graph would leave the others waiting
+        raise RuntimeError("cas_ext: process_group cannot be part of a compiled graph; call the loss outside of it")
     bad_label: ValueError | None = None
     try:
         count, mean, scatter = ops.accumulate(input, target, num_regions, ignore_index, validate, activation)

@@ -34,9 +34,27 @@ def transformable(function: AnyFunction) -> AnyFunction:
     """Gives the class an `eager` twin with a `jvp`, and a `vmap` if it has none (all its tensors then begin with images)."""
     if function.vmap is torch.autograd.Function.vmap:
         function.vmap = staticmethod(_vmap_over_images(function))  # type: ignore[method-assign]
-    members = {"jvp": staticmethod(function.push), "__module__": function.__module__, "__doc__": function.__doc__}  # type: ignore[attr-defined]
+    members = {
+        "jvp": staticmethod(_jvp_by(function.push)),  # type: ignore[attr-defined]
+        "__module__": function.__module__,
+        "__doc__": function.__doc__,
+    }
     function.eager = type(function.__name__, (function,), members)  # type: ignore[attr-defined]
     return function
+
+
+def _jvp_by(push: Any) -> Any:
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        levels = torch._C._functorch.get_interpreter_stack() or ()
+        if sum(level.key() == torch._C._functorch.TransformType.Jvp for level in levels) > 1:
+            # PyTorch computes this function with forward mode off: the outer derivative would be 0.
+            raise RuntimeError(
+                "cas_ext: forward-mode AD over forward-mode AD is not supported by autograd functions; let one of the two be "
+                "in reverse mode, as in torch.func.hessian or jacrev(jacfwd(f))"
+            )
+        return push(ctx, *tangents)
+
+    return jvp
 
 
 def save(ctx: Any, *tensors: Tensor) -> None:
