@@ -112,9 +112,9 @@ class CASLossFunction(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: Any, input: Tensor, target: Tensor, regions: Regions, options: Options) -> Any:
-        input, target = fold(info.batch_size, in_dims, input, target)
+        images, (input, target) = fold(info.batch_size, in_dims, input, target)
         results = call(CASLossFunction, input, target, regions, options._replace(reduction="none"))
-        results = [unfold(info.batch_size, result) for result in results]
+        results = [unfold(info.batch_size, images, result) for result in results]
         terms = 3 if options.return_terms else 1
         reduced = (reduce(term, options.reduction) for term in results[:terms])
         return (*reduced, *results[terms:]), (0,) * len(results)
@@ -194,17 +194,15 @@ class CASGradientFunction(torch.autograd.Function):
     ) -> tuple[Tensor, int]:
         size = info.batch_size
         *coefficients, regions, options = arguments
-        input, target = fold(size, in_dims, input, target)
+        images, (input, target, *coefficients) = fold(size, (*in_dims[:2], *in_dims[3:]), input, target, *coefficients)
         if options.reduction == "none":
-            (weight,) = fold(size, in_dims[2:], weight)
+            _, (weight,) = fold(size, in_dims[2:], weight)
         else:  # the images of one call are averaged, not those of all calls
-            images = input.shape[0] // size
             weight = weight / max(images, 1) if options.reduction == "mean" else weight
             weight = (weight.expand(size) if in_dims[2] is None else weight).repeat_interleave(images)
-        coefficients = fold(size, in_dims[3:], *coefficients)
         options = options._replace(reduction="none")
         gradient = call(CASGradientFunction, input, target, weight, *coefficients, regions, options)
-        return unfold(size, gradient), 0
+        return unfold(size, images, gradient), 0
 
 
 def _gradient_tangent(

@@ -64,28 +64,28 @@ def save(ctx: Any, *tensors: Tensor) -> None:
         ctx.save_for_forward(*tensors)
 
 
-def fold(size: int, dims: tuple[Any, ...], *tensors: Tensor) -> list[Tensor]:
-    """Tensors (B, ...) with a vmapped dimension of `size`, or without one (None), as (size * B, ...)."""
-    folded = []
-    for tensor, dim in zip(tensors, dims, strict=False):
-        batched = tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
-        folded.append(batched.flatten(0, 1))
-    return folded
+def fold(size: int, dims: tuple[Any, ...], *tensors: Tensor) -> tuple[int, list[Tensor]]:
+    """Tensors (B, ...) with a vmapped dimension of `size`, or without one (None), as (size * B, ...); also B."""
+    batched = [
+        tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+        for tensor, dim in zip(tensors, dims, strict=False)
+    ]
+    return batched[0].shape[1], [tensor.flatten(0, 1) for tensor in batched]
 
 
-def unfold(size: int, tensor: Tensor) -> Tensor:
-    """(size * B, ...) as (size, B, ...)."""
-    unfolded: Tensor = tensor.unflatten(0, (size, tensor.shape[0] // size))
-    return unfolded
+def unfold(size: int, images: int, tensor: Tensor) -> Tensor:
+    """(size * images, ...) as (size, images, ...)."""
+    return tensor.view(size, images, *tensor.shape[1:])
 
 
 def _vmap_over_images(function: type[torch.autograd.Function]) -> Any:
     def vmap(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[Any, Any]:
         size = info.batch_size
         tensors = [a for a in arguments if isinstance(a, Tensor)]  # they come before the options
-        results = call(function, *fold(size, in_dims, *tensors), *arguments[len(tensors) :])
+        images, folded = fold(size, in_dims, *tensors)
+        results = call(function, *folded, *arguments[len(tensors) :])
         if isinstance(results, Tensor):
-            return unfold(size, results), 0
-        return tuple(unfold(size, result) for result in results), (0,) * len(results)
+            return unfold(size, images, results), 0
+        return tuple(unfold(size, images, result) for result in results), (0,) * len(results)
 
     return vmap
