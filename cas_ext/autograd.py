@@ -1,229 +1,229 @@
-"""The differentiable functions over the operators of `cas_ext.ops`.
+"""The loss and its gradient as differentiable functions over the operators of `cas_ext.ops`.
 
-`CASLossFunction` is Eq. 1; its backward, `CASGradientFunction`, is Eq. 2, a linear operator in `input`, so that its own
-backward is itself applied to the tangent. `RegionMomentsFunction` and `RegionAffineFunction` are each other's adjoint in the
-same way. Every backward is written in terms of these functions, so derivatives of any order are exact (docs/maths.md).
+`CASLossFunction` is Eq. 1; its backward, `CASGradientFunction`, is Eq. 2, a linear operator in the descriptors, so that its own
+derivative is itself applied to the tangent. All is written in terms of these functions, so derivatives of any order
+are exact (docs/maths.md).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import ops
+from .moments import Regions, accumulate, inner
+from .softmax import SoftmaxTangent, accumulation_dtype
+from .transforms import call, fold, save, transformable, unfold
 
 
 class Options(NamedTuple):
-    """What a loss is computed with, besides its tensors; checked in functional.py."""
+    """What a loss is made of, besides its regions; checked in checks.py."""
 
     alpha: float
-    num_regions: int
-    ignore_index: int
-    pairs: int
+    pairs: int  # ops.PAIRS
     reduction: str
     return_terms: bool
-    validate: bool
+
+    def per_image(self) -> Options:
+        return self._replace(reduction="none", return_terms=False)
 
 
-def call(function: type[torch.autograd.Function], *arguments: Any) -> Any:
-    """`function.apply`, which PyTorch leaves untyped."""
-    return function.apply(*arguments)
-
-
-def _wide(input: Tensor) -> bool:
-    return input.dtype == torch.float64
-
-
-def _reduce(per_image: Tensor, reduction: str) -> Tensor:
+def reduce(per_image: Tensor, reduction: str) -> Tensor:
+    """(..., B) -> (...), or as it is for "none"."""
     if reduction == "none":
         return per_image
-    if reduction == "mean" and per_image.shape[0] > 0:
-        return per_image.mean()
-    return per_image.sum()
+    if reduction == "mean" and per_image.shape[-1] > 0:
+        return per_image.mean(-1)
+    return per_image.sum(-1)
 
 
-def _apply(input: Tensor, target: Tensor, weight: Tensor, coefficients: tuple[Tensor, ...], options: Options) -> Tensor:
-    """`ops.apply` with the gradient of the reduced loss, (), or of each image's, (B,)."""
-    B = input.shape[0]
-    weight = weight if options.reduction == "none" else weight.expand(B)
-    gradient: Tensor = ops.apply(
-        input, target, weight, options.reduction == "mean", *coefficients, options.ignore_index
-    )
-    return gradient
-
-
-class CASLossFunction(torch.autograd.Function):
-    """(input, target) -> loss, or (loss, uniformer, discriminator); then what backward needs, without gradient."""
+@transformable
+class FinaliseFunction(torch.autograd.Function):
+    """The coefficients (scale, center, offset) that moments give, without gradient."""
 
     @staticmethod
-    def forward(input: Tensor, target: Tensor, options: Options) -> tuple[Tensor, ...]:
-        moments = ops.accumulate(input, target, options.num_regions, options.ignore_index, options.validate)
-        results = ops.finalise(*moments, options.alpha, options.pairs, _wide(input))
-        terms = results[: 3 if options.return_terms else 1]
-        return *(_reduce(term, options.reduction) for term in terms), *moments, *results[3:]
+    def forward(count: Tensor, mean: Tensor, scatter: Tensor, alpha: float, pairs: int, wide: bool) -> Any:
+        return ops.finalise(count, mean, scatter, alpha, pairs, wide)[3:]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        input, target, ctx.options = inputs
-        tables = output[-6:]
-        ctx.mark_non_differentiable(*tables)
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(input, target, *tables)
+        ctx.mark_non_differentiable(*output)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, None, None]:
-        input, target, count, mean, scatter, *coefficients = ctx.saved_tensors
-        of_loss, of_uniformer, of_discriminator = (
-            gradients[:3] if ctx.options.return_terms else (gradients[0], None, None)
-        )
-        total = None
-        if of_loss is not None:
-            total = call(CASGradientFunction, input, target, of_loss, *coefficients, ctx.options)
-        # Each term is the loss for another alpha: uniformer = loss at 1, discriminator = -loss at 0.
-        for weight, alpha, sign in ((of_uniformer, 1.0, 1), (of_discriminator, 0.0, -1)):
-            if weight is None:
-                continue
-            options = ctx.options._replace(alpha=alpha)
-            term = ops.finalise(count, mean, scatter, alpha, options.pairs, _wide(input))[3:]
-            gradient = call(CASGradientFunction, input, target, sign * weight, *term, options)
-            total = gradient if total is None else total + gradient
-        return total, None, None
+    def backward(ctx: Any, *_: Any) -> tuple[None, ...]:
+        return (None,) * 6
+
+    @staticmethod
+    def push(ctx: Any, *_: Any) -> tuple[None, ...]:
+        return None, None, None
 
 
-class CASGradientFunction(torch.autograd.Function):
-    """weight * dCAS/dinput (Eq. 2), given the coefficients that `finalise` made for this input.
+@transformable
+class CASLossFunction(torch.autograd.Function):
+    """(input, target) -> loss, scale, center, offset; or loss, uniformer, discriminator, scale, center, offset and the moments.
 
-    The coefficients are functions of `input`, but take no gradient: backward differentiates through them.
+    Only the loss and its terms have a gradient.
     """
 
     @staticmethod
-    def forward(
-        input: Tensor, target: Tensor, weight: Tensor, scale: Tensor, center: Tensor, offset: Tensor, options: Options
-    ) -> Tensor:
-        return _apply(input, target, weight, (scale, center, offset), options)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *tensors, ctx.options = inputs
-        ctx.save_for_backward(*tensors)
-
-    @staticmethod
-    def backward(ctx: Any, tangent: Tensor) -> tuple[Tensor | None, ...]:
-        input, target, weight, *coefficients = ctx.saved_tensors
-        options = ctx.options
-        to_input = to_weight = None
-        if ctx.needs_input_grad[0]:  # the operator is symmetric: apply it to the tangent
-            moments = ops.accumulate(
-                tangent.detach(), target, options.num_regions, options.ignore_index, options.validate
-            )
-            of_tangent = ops.finalise(*moments, options.alpha, options.pairs, _wide(input))[3:]
-            to_input = call(CASGradientFunction, tangent, target, weight, *of_tangent, options)
-        if ctx.needs_input_grad[2]:
-            unit = call(CASGradientFunction, input, target, torch.ones_like(weight), *coefficients, options)
-            product = (tangent.to(weight.dtype) * unit.to(weight.dtype)).flatten(1).sum(1)
-            to_weight = product if options.reduction == "none" else product.sum()
-        return to_input, None, to_weight, None, None, None, None
-
-
-class RegionMomentsFunction(torch.autograd.Function):
-    """(input, target) -> count (B,N) int64, mean (B,N,M), scatter (B,N) in the result dtype, and mean in float64."""
-
-    @staticmethod
-    def forward(
-        input: Tensor, target: Tensor, num_regions: int, ignore_index: int, validate: bool
-    ) -> tuple[Tensor, ...]:
-        count, mean, scatter = ops.accumulate(input, target, num_regions, ignore_index, validate)
-        if _wide(input):
-            return count, mean, scatter, mean.clone()
-        return count, mean.float(), scatter.float(), mean
+    def forward(input: Tensor, target: Tensor, regions: Regions, options: Options) -> tuple[Tensor, ...]:
+        moments = accumulate(input, target, regions)
+        wide = input.dtype == torch.float64
+        results = ops.finalise(*moments, options.alpha, options.pairs, wide)
+        if options.return_terms:
+            return *(reduce(term, options.reduction) for term in results[:3]), *results[3:], *moments
+        return reduce(results[0], options.reduction), *results[3:]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        input, target, *ctx.arguments = inputs
-        count, _, _, wide_mean = output
-        ctx.mark_non_differentiable(count, wide_mean)
+        input, target, ctx.regions, ctx.options = inputs
+        tables = output[3 if ctx.options.return_terms else 1 :]
+        ctx.mark_non_differentiable(*tables)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(input, target, count, wide_mean)
+        save(ctx, input, target, *tables)
 
     @staticmethod
-    def backward(ctx: Any, _: None, of_mean: Tensor | None, of_scatter: Tensor | None, __: None) -> tuple[Any, ...]:
-        input, target, count, wide_mean = ctx.saved_tensors
-        if of_mean is None and of_scatter is None:
-            return None, None, None, None, None
-        acc = torch.float64 if _wide(input) else torch.float32
-        if of_mean is None:
-            of_mean = torch.zeros(wide_mean.shape, dtype=acc, device=input.device)
-        if of_scatter is None:
-            of_scatter = torch.zeros(count.shape, dtype=acc, device=input.device)
-        gradient = call(RegionAffineFunction, input, target, of_mean, of_scatter, count, wide_mean, *ctx.arguments)
-        return gradient, None, None, None, None
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, None, None, None]:
+        input, target, *tables = ctx.saved_tensors
+        total = None
+        for weight, (sign, coefficients, options) in zip(gradients, _terms(tables, ctx.options), strict=False):
+            if weight is not None:
+                weight = weight if sign > 0 else -weight
+                part = call(CASGradientFunction, input, target, weight, *coefficients, ctx.regions, options)
+                total = part if total is None else total + part
+        return total, None, None, None
+
+    @staticmethod
+    def push(ctx: Any, tangent: Tensor | None, *_: Any) -> tuple[Tensor | None, ...]:
+        outputs = 9 if ctx.options.return_terms else 4
+        if tangent is None:
+            return (None,) * outputs
+        input, target, *tables = ctx.saved_tensors
+        acc = accumulation_dtype(input.dtype)
+        one = torch.ones(1, dtype=acc, device=input.device).expand(input.shape[0])
+        pushed = []
+        for sign, coefficients, options in _terms(tables, ctx.options):
+            unit = call(CASGradientFunction, input, target, one, *coefficients, ctx.regions, options.per_image())
+            pushed.append(sign * reduce(inner(unit, tangent, acc, ctx.regions.group), options.reduction))
+        return *pushed, *(None,) * (outputs - len(pushed))
+
+    @staticmethod
+    def vmap(info: Any, in_dims: Any, input: Tensor, target: Tensor, regions: Regions, options: Options) -> Any:
+        images, (input, target) = fold(info.batch_size, in_dims, input, target)
+        results = call(CASLossFunction, input, target, regions, options._replace(reduction="none"))
+        results = [unfold(info.batch_size, images, result) for result in results]
+        terms = 3 if options.return_terms else 1
+        reduced = (reduce(term, options.reduction) for term in results[:terms])
+        return (*reduced, *results[terms:]), (0,) * len(results)
 
 
-class RegionAffineFunction(torch.autograd.Function):
-    """2 of_scatter_i (s(x) - mean_i) + of_mean_i / count_i: the adjoint of `RegionMomentsFunction`.
+def _terms(tables: list[Tensor], options: Options) -> Iterator[tuple[int, list[Tensor], Options]]:
+    """(sign, coefficients, options) of the loss, and of the two terms where they are returned.
 
-    `count` and `wide_mean` are the moments of `input`; backward differentiates through them.
+    Each term is the loss for another alpha: uniformer = loss at 1, discriminator = -loss at 0.
+    """
+    yield 1, tables[:3], options
+    for sign, alpha in ((1, 1.0), (-1, 0.0)) if options.return_terms else ():
+        wide = tables[0].dtype == torch.float64
+        yield sign, call(FinaliseFunction, *tables[3:], alpha, options.pairs, wide), options._replace(alpha=alpha)
+
+
+@transformable
+class CASGradientFunction(torch.autograd.Function):
+    """weight * dCAS/dinput (Eq. 2), given the coefficients that `finalise` made for this input.
+
+    `weight` is the gradient of the reduced loss, (), or of each image's, (B,). The coefficients are functions of `input`,
+    but take no gradient: the derivatives go through them.
     """
 
     @staticmethod
     def forward(
         input: Tensor,
         target: Tensor,
-        of_mean: Tensor,
-        of_scatter: Tensor,
-        count: Tensor,
-        wide_mean: Tensor,
-        num_regions: int,
-        ignore_index: int,
-        validate: bool,
+        weight: Tensor,
+        scale: Tensor,
+        center: Tensor,
+        offset: Tensor,
+        regions: Regions,
+        options: Options,
     ) -> Tensor:
-        acc = of_scatter.dtype
-        scale = 2 * of_scatter.contiguous()
-        center = wide_mean.to(acc)
-        shift = of_mean / count.clamp(min=1).unsqueeze(2)
-        offset = (shift + scale.unsqueeze(2) * (center - wide_mean)).to(acc)
-        one = torch.ones(1, dtype=acc, device=input.device).expand(input.shape[0])
-        gradient: Tensor = ops.apply(input, target, one, False, scale, center, offset.contiguous(), ignore_index)
+        reduction = options.reduction
+        weight = weight if reduction == "none" else weight.expand(input.shape[0])
+        average = reduction == "mean"
+        gradient: Tensor = ops.apply(
+            input, target, weight, average, scale, center, offset, regions.ignore_index, regions.activation
+        )
         return gradient
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        *tensors, num_regions, ignore_index, validate = inputs
-        ctx.arguments = (num_regions, ignore_index, validate)
-        ctx.save_for_backward(*tensors)
+        *tensors, ctx.regions, ctx.options = inputs
+        ctx.set_materialize_grads(False)
+        save(ctx, *tensors)
 
     @staticmethod
-    def backward(ctx: Any, tangent: Tensor) -> tuple[Any, ...]:
-        input, target, of_mean, of_scatter, count, wide_mean = ctx.saved_tensors
-        to_input = to_mean = to_scatter = None
-        if ctx.needs_input_grad[0] or ctx.needs_input_grad[2]:
-            _, tangent_mean, _, wide_tangent_mean = call(RegionMomentsFunction, tangent, target, *ctx.arguments)
-            to_mean = tangent_mean
-            if ctx.needs_input_grad[0]:
-                to_input = call(
-                    RegionAffineFunction,
-                    tangent,
-                    target,
-                    torch.zeros_like(of_mean),
-                    of_scatter,
-                    count,
-                    wide_tangent_mean,
-                    *ctx.arguments,
-                )
-        if ctx.needs_input_grad[3]:  # 2 sum_x <tangent, s - mean> per region: a one-channel image, summed
-            centered = call(
-                RegionAffineFunction,
-                input,
-                target,
-                torch.zeros_like(of_mean),
-                torch.ones_like(of_scatter),
-                count,
-                wide_mean,
-                *ctx.arguments,
-            )
-            product = (tangent.to(of_scatter.dtype) * centered.to(of_scatter.dtype)).sum(1, keepdim=True)
-            _, product_mean, _, _ = call(RegionMomentsFunction, product, target, *ctx.arguments)
-            to_scatter = product_mean.squeeze(2) * count
-        return to_input, None, to_mean, to_scatter, None, None, None, None, None
+    def backward(ctx: Any, tangent: Tensor | None) -> tuple[Tensor | None, ...]:
+        to_input = to_weight = None
+        if tangent is not None and ctx.needs_input_grad[0]:
+            to_input = _gradient_tangent(tangent, ctx.regions, ctx.options, *ctx.saved_tensors)
+        if tangent is not None and ctx.needs_input_grad[2]:
+            input, target, weight, *coefficients = ctx.saved_tensors
+            one = torch.ones_like(weight)
+            unit = call(CASGradientFunction, input, target, one, *coefficients, ctx.regions, ctx.options)
+            product = inner(tangent, unit, weight.dtype, ctx.regions.group)
+            to_weight = product if ctx.options.reduction == "none" else product.sum()
+        return to_input, None, to_weight, None, None, None, None, None
+
+    @staticmethod
+    def push(ctx: Any, of_input: Tensor | None, _: Any, of_weight: Tensor | None, *__: Any) -> Tensor | None:
+        total = None
+        if of_input is not None:
+            total = _gradient_tangent(of_input, ctx.regions, ctx.options, *ctx.saved_tensors)
+        if of_weight is not None:
+            input, target, _, *coefficients = ctx.saved_tensors
+            part: Tensor = call(CASGradientFunction, input, target, of_weight, *coefficients, ctx.regions, ctx.options)
+            total = part if total is None else total + part
+        return total
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: Any, input: Tensor, target: Tensor, weight: Tensor, *arguments: Any
+    ) -> tuple[Tensor, int]:
+        size = info.batch_size
+        *coefficients, regions, options = arguments
+        images, (input, target, *coefficients) = fold(size, (*in_dims[:2], *in_dims[3:]), input, target, *coefficients)
+        if options.reduction == "none":
+            _, (weight,) = fold(size, in_dims[2:], weight)
+        else:  # the images of one call are averaged, not those of all calls
+            weight = weight / max(images, 1) if options.reduction == "mean" else weight
+            weight = (weight.expand(size) if in_dims[2] is None else weight).repeat_interleave(images)
+        options = options._replace(reduction="none")
+        gradient = call(CASGradientFunction, input, target, weight, *coefficients, regions, options)
+        return unfold(size, images, gradient), 0
+
+
+def _gradient_tangent(
+    tangent: Tensor,
+    regions: Regions,
+    options: Options,
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    center: Tensor,
+    offset: Tensor,
+) -> Tensor:
+    """The Hessian of the weighted loss times `tangent`. For descriptors, the operator itself applied to the tangent."""
+    softmax = None
+    if regions.activation:
+        softmax = SoftmaxTangent(input, target, tangent, regions.ignore_index)
+        input, tangent, regions = softmax.descriptors, softmax.pushed, regions.of_descriptors()
+    _, *of_tangent = call(CASLossFunction, tangent.detach(), target, regions, options.per_image())
+    product: Tensor = call(CASGradientFunction, tangent, target, weight, *of_tangent, regions, options)
+    if softmax is None:
+        return product
+    gradient = call(CASGradientFunction, input, target, weight, scale, center, offset, regions, options)
+    return softmax.pull(product, gradient)

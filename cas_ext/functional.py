@@ -1,19 +1,20 @@
-"""The public functions: argument checks, then the functions of autograd.py."""
+"""The public functions: argument checks, then the functions of autograd.py, moments.py and distances.py."""
 
 from __future__ import annotations
 
-import os
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import autograd, ops
+from . import checks, ops
+from .autograd import CASLossFunction, Options
+from .distances import moment_loss
+from .moments import RegionMomentsFunction, Regions
+from .transforms import call
 
-INPUT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-TARGET_DTYPES = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-REDUCTIONS = ("mean", "sum", "none")
-MAX_REGIONS = 2**31 - 1  # kernels keep a region in 32 bits
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 
 class RegionMoments(NamedTuple):
@@ -27,111 +28,6 @@ class RegionMoments(NamedTuple):
     scatter: Tensor
 
 
-def _names(values: tuple[Any, ...]) -> str:
-    return ", ".join(str(v).removeprefix("torch.") for v in values)
-
-
-def _is_int(value: object) -> bool:
-    return isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
-
-
-def check_options(
-    alpha: object,
-    num_regions: object,
-    ignore_index: object,
-    pairs: object,
-    reduction: object,
-    return_terms: object,
-    validate: object,
-) -> None:
-    """Raises TypeError or ValueError for an option that `cas_loss` cannot use."""
-    if not isinstance(alpha, (int, float)) or isinstance(alpha, bool):
-        raise TypeError(f"cas_loss: alpha must be a number in [0, 1], got {type(alpha).__name__}")
-    if not 0 <= alpha <= 1:  # NaN, too
-        raise ValueError(f"cas_loss: alpha must be a number in [0, 1], got {alpha}")
-    if not isinstance(pairs, str):
-        raise TypeError(f"cas_loss: pairs must be a string, got {type(pairs).__name__}")
-    if pairs not in ops.PAIRS:
-        raise ValueError(f"cas_loss: pairs must be one of {_names(tuple(ops.PAIRS))}, got {pairs!r}")
-    if not isinstance(reduction, str):
-        raise TypeError(f"cas_loss: reduction must be a string, got {type(reduction).__name__}")
-    if reduction not in REDUCTIONS:
-        raise ValueError(f"cas_loss: reduction must be one of {_names(REDUCTIONS)}, got {reduction!r}")
-    if not isinstance(return_terms, bool):
-        raise TypeError(f"cas_loss: return_terms must be True or False, got {return_terms!r}")
-    if num_regions is not None:
-        _check_num_regions("cas_loss", num_regions)
-    _check_labels("cas_loss", ignore_index, validate)
-
-
-def _check_num_regions(function: str, num_regions: object) -> None:
-    if not _is_int(num_regions):
-        raise TypeError(f"{function}: num_regions must be an int, got {type(num_regions).__name__}")
-    if not 1 <= num_regions <= MAX_REGIONS:  # type: ignore[operator]
-        raise ValueError(f"{function}: num_regions must lie in [1, 2**31 - 1], got {num_regions}")
-
-
-def _check_labels(function: str, ignore_index: object, validate: object) -> None:
-    if not _is_int(ignore_index):
-        raise TypeError(f"{function}: ignore_index must be an int, got {type(ignore_index).__name__}")
-    if not -(2**63) <= ignore_index < 2**63:  # type: ignore[operator]
-        raise ValueError(f"{function}: ignore_index must fit 64 bits, got {ignore_index}")
-    if validate is not None and not isinstance(validate, bool):
-        raise TypeError(f"{function}: validate must be None, True or False, got {validate!r}")
-
-
-def _check_tensors(function: str, input: object, target: object) -> None:
-    for name, value in (("input", input), ("target", target)):
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{function}: {name} must be a Tensor, got {type(value).__name__}")
-        if value.layout != torch.strided:
-            raise TypeError(f"{function}: {name} must be a dense tensor, got layout {value.layout}")
-    assert isinstance(input, Tensor) and isinstance(target, Tensor)
-    if input.dtype not in INPUT_DTYPES:
-        raise TypeError(f"{function}: input must have dtype {_names(INPUT_DTYPES)}, got {_names((input.dtype,))}")
-    if target.dtype not in TARGET_DTYPES:
-        raise TypeError(f"{function}: target must have dtype {_names(TARGET_DTYPES)}, got {_names((target.dtype,))}")
-    if input.dim() < 2:
-        raise ValueError(f"{function}: input must have shape (B, M, *spatial), got {tuple(input.shape)}")
-    if input.shape[1] == 0:
-        raise ValueError(f"{function}: input must have at least one channel, got shape {tuple(input.shape)}")
-    expected = (input.shape[0], *input.shape[2:])
-    if target.shape != expected:
-        raise ValueError(
-            f"{function}: target must have shape (B, *spatial) = {tuple(expected)}, got {tuple(target.shape)}"
-        )
-    if target.device != input.device:
-        raise ValueError(f"{function}: target must be on the device of input, {input.device}, got {target.device}")
-    if input.device.type == "cuda" and ops.cuda_status != "loaded":
-        raise ValueError(
-            f"{function}: input is on {input.device}, but the CUDA kernels are {ops.cuda_status}. Install cas_ext where "
-            "nvcc and a CUDA build of torch are found (python -m cas_ext.info tells what is there)."
-        )
-    if input.device.type not in ("cpu", "cuda", "meta"):
-        raise ValueError(f"{function}: input must be on a CPU or CUDA device, got {input.device}")
-
-
-def _resolve_validate(validate: bool | None) -> bool:
-    if validate is None:
-        return os.environ.get("CAS_EXT_VALIDATE", "0") not in ("", "0")
-    return validate
-
-
-def _infer_num_regions(target: Tensor, ignore_index: int) -> int:
-    """max label + 1 without the ignored ones, at least 1. Reads one number back: a host sync on CUDA."""
-    if target.numel() == 0:
-        return 1
-    if target.dtype == torch.bool:
-        target = target.to(torch.uint8)
-    bounds = torch.iinfo(target.dtype)
-    if bounds.min <= ignore_index <= bounds.max:
-        target = torch.where(target == ignore_index, torch.zeros_like(target), target)
-    highest = int(target.max().item())
-    if highest >= MAX_REGIONS:
-        raise ValueError(f"cas_loss: target must hold labels below 2**31 - 1, got {highest}")
-    return max(highest, 0) + 1
-
-
 def cas_loss(
     input: Tensor,
     target: Tensor,
@@ -140,9 +36,12 @@ def cas_loss(
     num_regions: int | None = None,
     ignore_index: int = -100,
     pairs: str = "ordered",
+    distance: str = "sqeuclidean",
+    activation: str | None = None,
     reduction: str = "mean",
     return_terms: bool = False,
     validate: bool | None = None,
+    process_group: ProcessGroup | None = None,
 ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
     """Class-agnostic segmentation loss, Eq. 1 of Sharma et al. (2021).
 
@@ -152,11 +51,12 @@ def cas_loss(
                        (uniformer: low variance in a region)                 (discriminator: distant means)
 
     Only regions that are present count, so a permutation of the labels changes nothing. Differentiable in `input` to
-    any order; the gradient is Eq. 2. Results are bitwise reproducible on one device.
+    any order, in reverse and forward mode; the gradient is Eq. 2. Results are bitwise reproducible on one device.
 
     Args:
-        input: (B, M, *spatial) descriptors s, e.g. softmax outputs; float16, bfloat16, float32 or float64, CPU or CUDA.
-            Contiguous and channels_last(_3d) tensors are read in place, other strides are copied once.
+        input: (B, M, *spatial) descriptors s, e.g. softmax outputs, or logits (see `activation`); float16, bfloat16,
+            float32 or float64, CPU or CUDA. Contiguous and channels_last(_3d) tensors are read in place, other strides
+            are copied once.
         target: (B, *spatial) region labels in [0, num_regions) or `ignore_index`; bool, uint8, int8, int16, int32 or
             int64, on the device of `input`. Small types are faster: labels are read as they are.
         alpha: weight of the uniformer, in [0, 1]; the discriminator has 1 - alpha.
@@ -164,32 +64,46 @@ def cas_loss(
         ignore_index: pixels with this label take no part and get gradient 0.
         pairs: "ordered" sums over i != j (Eq. 1), "unordered" counts each pair once, "mean" divides by the number of
             regions - 1, so that the term does not grow with the square of the number of regions.
+        distance: between the means in the discriminator: "sqeuclidean" |m_i - m_j|^2 (Eq. 1), "euclidean"
+            |m_i - m_j|, or "log" log(1 + |m_i - m_j|). The last two push regions of nearly one code apart, where the
+            square hardly does; means that coincide exactly contribute no gradient.
+        activation: None, or "softmax": `input` holds logits, and s is their softmax over channels, computed within the
+            passes in float32 (float64 for float64 input). The gradient is that of the logits.
         reduction: over images: "mean", "sum" or "none".
         return_terms: return (loss, uniformer, discriminator), all reduced alike and all differentiable; the terms are
             not multiplied by their weights.
         validate: whether a label out of range on CUDA raises, which costs a host sync, instead of making the loss of
             its image NaN. None: as the environment variable CAS_EXT_VALIDATE says. On the CPU it always raises.
+        process_group: the torch.distributed group over whose processes the pixels of the same B images are split; each
+            process passes its part, of any size. Every process gets the loss of the whole images, and the gradient of
+            that loss by its own pixels: the parameter gradients of the processes are to be summed.
+            DistributedDataParallel averages them, so multiply the loss by the size of the group there. Needs
+            num_regions; not for torch.compile.
 
     Returns:
-        A scalar, or (B,) for reduction "none", float32 (float64 for float64 input), in squared units of `input`.
+        A scalar, or (B,) for reduction "none", float32 (float64 for float64 input). The uniformer is in squared units of
+        s, the discriminator in those of `distance`.
 
     Raises:
         TypeError: for a wrong type or dtype.
         ValueError: for wrong shapes, devices, values, or labels out of range.
     """
-    _check_tensors("cas_loss", input, target)
-    check_options(alpha, num_regions, ignore_index, pairs, reduction, return_terms, validate)
+    checks.check_tensors("cas_loss", input, target)
+    checks.check_loss_options(alpha, pairs, distance, reduction, return_terms)
+    checks.check_region_options("cas_loss", num_regions, ignore_index, activation, validate, process_group)
     if num_regions is None:
-        num_regions = _infer_num_regions(target, ignore_index)
-    options = autograd.Options(
-        float(alpha), num_regions, ignore_index, ops.PAIRS[pairs], reduction, return_terms, _resolve_validate(validate)
-    )
-    results: tuple[Tensor, ...] = autograd.call(autograd.CASLossFunction, input, target, options)
+        num_regions = checks.infer_num_regions(target, ignore_index)
+    validate = checks.resolve_validate(validate)
+    regions = Regions(num_regions, ignore_index, validate, ops.ACTIVATIONS[activation], process_group)
+    options = Options(float(alpha), ops.PAIRS[pairs], reduction, return_terms)
+    if distance == "sqeuclidean":
+        results: tuple[Tensor, ...] = call(CASLossFunction, input, target, regions, options)
+    else:
+        results = moment_loss(input, target, regions, options, distance)
     if return_terms:
         loss, uniformer, discriminator = results[:3]
         return loss, uniformer, discriminator
-    loss = results[0]
-    return loss
+    return results[0]
 
 
 def region_moments(
@@ -198,7 +112,9 @@ def region_moments(
     num_regions: int,
     *,
     ignore_index: int = -100,
+    activation: str | None = None,
     validate: bool | None = None,
+    process_group: ProcessGroup | None = None,
 ) -> RegionMoments:
     """Count, mean and scatter of every region, in one pass; for losses of your own on region statistics.
 
@@ -209,7 +125,10 @@ def region_moments(
         target: (B, *spatial) region labels in [0, num_regions) or `ignore_index`, as for `cas_loss`.
         num_regions: the bound N on the labels.
         ignore_index: pixels with this label take no part.
+        activation: as for `cas_loss`: with "softmax", the moments are those of the softmax of `input`.
         validate: as for `cas_loss`.
+        process_group: as for `cas_loss`: every process gets the moments of the whole images. The gradient is that of a
+            function of the moments which every process computes alike.
 
     Returns:
         RegionMoments: count (B, N) int64, mean (B, N, M) and scatter (B, N), float32, or float64 for float64 input.
@@ -217,10 +136,13 @@ def region_moments(
     Raises:
         TypeError, ValueError: as `cas_loss`.
     """
-    _check_tensors("region_moments", input, target)
-    _check_num_regions("region_moments", num_regions)
-    _check_labels("region_moments", ignore_index, validate)
-    count, mean, scatter, _ = autograd.call(
-        autograd.RegionMomentsFunction, input, target, num_regions, ignore_index, _resolve_validate(validate)
-    )
-    return RegionMoments(count, mean, scatter)
+    checks.check_tensors("region_moments", input, target)
+    if num_regions is None:
+        raise TypeError("region_moments: num_regions must be an int, got None")
+    checks.check_region_options("region_moments", num_regions, ignore_index, activation, validate, process_group)
+    validate = checks.resolve_validate(validate)
+    regions = Regions(num_regions, ignore_index, validate, ops.ACTIVATIONS[activation], process_group)
+    count, mean, scatter = call(RegionMomentsFunction, input, target, regions)
+    if input.dtype == torch.float64:
+        return RegionMoments(count, mean, scatter)
+    return RegionMoments(count, mean.float(), scatter.float())

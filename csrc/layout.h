@@ -28,7 +28,8 @@ inline bool collapse(int64_t dims, const int64_t* sizes, const int64_t* strides,
   return out.interleaved;
 }
 
-// The message for a label out of range at pixel x of image b of a target (B, *spatial).
+// The message for a label out of range at pixel x of image b of a target (B, *spatial). No operator knows which public
+// function called it, so it names the package.
 inline std::string invalid_label_message(int64_t dims, const int64_t* sizes, int64_t b, int64_t x, int64_t label,
                                          int64_t regions, int64_t ignore_index) {
   std::string place;
@@ -36,9 +37,9 @@ inline std::string invalid_label_message(int64_t dims, const int64_t* sizes, int
     place = ", " + std::to_string(x % sizes[d]) + place;
     x /= sizes[d];
   }
-  return "cas_loss: target must lie in [0, num_regions) = [0, " + std::to_string(regions) +
+  return "cas_ext: target must lie in [0, num_regions) = [0, " + std::to_string(regions) +
          ") or be ignore_index = " + std::to_string(ignore_index) + ", got " + std::to_string(label) + " at index (" +
-         std::to_string(b) + (dims == 1 ? "," : place) + ")";
+         std::to_string(b) + (dims == 1 ? "," : place) + "); cas_ext.compact_regions renumbers arbitrary ids";
 }
 
 }  // namespace cas_ext

@@ -11,6 +11,7 @@ from torch import Tensor
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 LABEL_DTYPES = (torch.int64, torch.uint8, torch.int32, torch.int16, torch.int8, torch.bool)
 PAIRS = ("ordered", "unordered", "mean")
+DISTANCES = ("sqeuclidean", "euclidean", "log")
 REDUCTIONS = ("mean", "sum", "none")
 VALUES = ("normal", "softmax", "offset", "one-hot", "constant")
 MASKS = ("random", "runs", "half absent", "one region", "checkerboard", "one pixel", "empty images")
@@ -55,12 +56,14 @@ class Case:
     num_regions: int | None = 3
     alpha: float = 0.5
     pairs: str = "ordered"
+    distance: str = "sqeuclidean"
+    activation: str | None = None
     reduction: str = "mean"
     seed: int = 0
 
     @property
     def options(self) -> dict:
-        names = ("alpha", "num_regions", "ignore_index", "pairs", "reduction")
+        names = ("alpha", "num_regions", "ignore_index", "pairs", "distance", "activation", "reduction")
         return {name: getattr(self, name) for name in names}
 
     def tensors(self, device: str = "cpu") -> tuple[Tensor, Tensor]:
@@ -173,6 +176,8 @@ def cases(
     max_elements: int,
     dtypes: tuple[torch.dtype, ...] = DTYPES,
     values: tuple[str, ...] = VALUES,
+    distances: tuple[str, ...] = ("sqeuclidean",),
+    activations: tuple[str | None, ...] = (None,),
 ) -> Case:
     """Any legal call of cas_loss whose input has at most `max_elements` elements."""
     batch = draw(st.sampled_from((1, 2, 3, 0)))
@@ -198,6 +203,8 @@ def cases(
         num_regions=draw(st.sampled_from((regions, regions + 3, None))),
         alpha=draw(st.sampled_from((0.5, 0.0, 1.0, 0.3))),
         pairs=draw(st.sampled_from(PAIRS)),
+        distance=draw(st.sampled_from(distances)),
+        activation=draw(st.sampled_from(activations)),
         reduction=draw(st.sampled_from(REDUCTIONS)),
         seed=draw(st.integers(0, 1 << 16)),
     )

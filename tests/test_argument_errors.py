@@ -58,8 +58,16 @@ WRONG_COMMON_OPTIONS = [
     ("ignore_index", "0", TypeError, None),
     ("ignore_index", 2**63, ValueError, [str(2**63)]),
     ("ignore_index", -(2**63) - 1, ValueError, [str(-(2**63) - 1)]),
+    ("activation", "relu", ValueError, ["'relu'", "softmax"]),
+    ("activation", "", ValueError, ["''"]),
+    ("activation", 1, TypeError, None),
+    ("activation", True, TypeError, None),
+    ("activation", torch.softmax, TypeError, ["builtin_function_or_method"]),
     ("validate", "yes", TypeError, None),
     ("validate", 1, TypeError, None),
+    ("process_group", "gloo", TypeError, None),
+    ("process_group", 0, TypeError, None),
+    ("process_group", True, TypeError, None),
 ]
 
 WRONG_LOSS_OPTIONS = [
@@ -76,6 +84,10 @@ WRONG_LOSS_OPTIONS = [
     ("pairs", "", ValueError, ["''"]),
     ("pairs", None, TypeError, None),
     ("pairs", 0, TypeError, None),
+    ("distance", "manhattan", ValueError, ["'manhattan'", "sqeuclidean", "euclidean", "log"]),
+    ("distance", None, TypeError, None),
+    ("distance", 2, TypeError, None),
+    ("distance", ["log"], TypeError, None),
     ("reduction", "average", ValueError, ["'average'", "mean", "sum", "none"]),
     ("reduction", None, TypeError, None),  # not "none": said, not guessed
     ("reduction", ["mean"], TypeError, None),

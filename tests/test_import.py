@@ -47,17 +47,26 @@ def test_public_names_are_the_documented_ones():
 
 def test_signatures_are_the_documented_ones():
     def parameters(function):
-        return {p.name: p.default for p in inspect.signature(function).parameters.values() if p.name != "self"}
+        found = inspect.signature(function).parameters.values()
+        return [(p.name, p.default, p.kind.name) for p in found if p.name != "self"]
 
-    required = inspect.Parameter.empty
-    options = dict(alpha=0.5, num_regions=None, ignore_index=-100, pairs="ordered", reduction="mean")
-    options |= dict(return_terms=False, validate=None)
-    assert parameters(cas_ext.cas_loss) == {"input": required, "target": required} | options
-    assert parameters(cas_ext.CASLoss.__init__) == options
-    assert parameters(cas_ext.region_moments) == {
-        "input": required, "target": required, "num_regions": required, "ignore_index": -100, "validate": None
-    }  # fmt: skip
-    assert parameters(cas_ext.compact_regions) == {"target": required, "ignore_index": -100}
+    def required(*names):
+        return [(name, inspect.Parameter.empty, "POSITIONAL_OR_KEYWORD") for name in names]
+
+    def keywords(**defaults):
+        return [(name, default, "KEYWORD_ONLY") for name, default in defaults.items()]
+
+    options = keywords(
+        alpha=0.5, num_regions=None, ignore_index=-100, pairs="ordered", distance="sqeuclidean", activation=None,
+        reduction="mean", return_terms=False, validate=None, process_group=None,
+    )  # fmt: skip
+    assert parameters(cas_ext.cas_loss) == required("input", "target") + options
+    assert parameters(cas_ext.reference.cas_loss) == required("input", "target") + options
+    assert parameters(cas_ext.CASLoss.__init__) == [("alpha", 0.5, "POSITIONAL_OR_KEYWORD"), *options[1:]]
+    moments = keywords(ignore_index=-100, activation=None, validate=None, process_group=None)
+    assert parameters(cas_ext.region_moments) == required("input", "target", "num_regions") + moments
+    assert parameters(cas_ext.reference.region_moments) == required("input", "target", "num_regions") + moments
+    assert parameters(cas_ext.compact_regions) == required("target") + keywords(ignore_index=-100)
 
 
 def test_public_functions_have_docstrings_with_arguments():

@@ -8,14 +8,23 @@ import pickle
 import pytest
 import torch
 from devices import for_all_cases, on_every_device
-from strategies import Case
+from strategies import DISTANCES, Case
 
 import cas_ext
 
-OPTIONS = dict(alpha=0.3, num_regions=5, ignore_index=255, pairs="mean", reduction="sum")
+OPTIONS = dict(
+    alpha=0.3,
+    num_regions=5,
+    ignore_index=255,
+    pairs="mean",
+    distance="log",
+    reduction="sum",
+    return_terms=True,
+    validate=True,
+)
 
 
-@for_all_cases(examples=50)
+@for_all_cases(examples=50, distances=DISTANCES)
 def test_module_computes_what_the_function_computes(device, case):
     input, target = case.tensors(device.torch_device)
     module = cas_ext.CASLoss(**case.options)
@@ -38,11 +47,19 @@ def test_module_has_no_parameters_and_no_state():
     assert not list(module.parameters()) and not list(module.buffers()) and not module.state_dict()
 
 
-def test_repr_shows_every_option():
-    shown = repr(cas_ext.CASLoss(**OPTIONS))
-    assert shown.startswith("CASLoss(")
-    for name, value in OPTIONS.items():
-        assert f"{name}={value!r}" in shown
+@pytest.mark.parametrize("options", [{}, OPTIONS, {"activation": "softmax"}, {"alpha": 0.5, "pairs": "unordered"}])
+def test_repr_shows_every_option_that_is_not_the_default_and_rebuilds_the_module(options):
+    shown = repr(cas_ext.CASLoss(**options))
+    given = {name: value for name, value in options.items() if (name, value) != ("alpha", 0.5)}
+    assert shown == f"CASLoss({', '.join(f'{name}={value!r}' for name, value in given.items())})"
+    assert repr(eval(shown, {"CASLoss": cas_ext.CASLoss})) == shown
+
+
+def test_option_changed_after_the_module_was_built_is_used():
+    module = cas_ext.CASLoss()
+    module.alpha, module.distance = 0.2, "log"
+    input, target = Case(spatial=(20,)).tensors()
+    assert torch.equal(module(input, target), cas_ext.cas_loss(input, target, alpha=0.2, distance="log"))
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
@@ -51,13 +68,13 @@ def test_copies_keep_the_options(copied):
     again = copied(module)
     input, target = Case(spatial=(20,)).tensors()
     assert repr(again) == repr(module)
-    assert torch.equal(again(input, target), module(input, target))
-    assert not torch.equal(again(input, target), cas_ext.CASLoss()(input, target))
+    assert torch.equal(again(input, target)[0], module(input, target)[0])
+    assert not torch.equal(again(input, target)[0], cas_ext.CASLoss()(input, target))
 
 
 def test_moving_and_casting_the_module_changes_nothing():
     module = cas_ext.CASLoss(**OPTIONS)
     input, target = Case(spatial=(20,)).tensors()
-    expected = module(input, target)
-    assert torch.equal(module.half().eval()(input, target), expected)
-    assert torch.equal(module.double().train()(input, target), expected)
+    expected = module(input, target)[0]
+    assert torch.equal(module.half().eval()(input, target)[0], expected)
+    assert torch.equal(module.double().train()(input, target)[0], expected)
