@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .functional import TARGET_DTYPES
+from .checks import TARGET_DTYPES
 
 IGNORED = -100  # in the result; the default ignore_index of cas_loss
 RESULT_DTYPES = (torch.int8, torch.int16, torch.int32, torch.int64)  # each holds IGNORED

@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .functional import INPUT_DTYPES, TARGET_DTYPES, region_moments
+from .checks import INPUT_DTYPES, TARGET_DTYPES
+from .functional import region_moments
 
 VARIANTS = ("paper", "capped")
 

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 AnyFunction = TypeVar("AnyFunction", bound=type[torch.autograd.Function])
 
@@ -27,6 +28,8 @@ def call(function: Any, *arguments: Any) -> Any:
     if not _DIRECT or _in_transform():  # type: ignore[misc]
         return function.eager.apply(*arguments)
     unwrapped = [_unwrap_if_dead(a) if isinstance(a, Tensor) else a for a in arguments]  # type: ignore[misc]
+    if not torch.is_grad_enabled() and forward_ad._current_level < 0:  # nobody differentiates: most backward passes
+        return function.forward(*unwrapped)
     return super(torch.autograd.Function, function.eager).apply(*unwrapped)
 
 
