@@ -19,6 +19,7 @@ AnyFunction = TypeVar("AnyFunction", bound=type[torch.autograd.Function])
 _in_transform = getattr(torch._C, "_are_functorch_transforms_active", None)
 _unwrap_if_dead = getattr(getattr(torch._C, "_functorch", None), "unwrap_if_dead", None)
 _DIRECT = _in_transform is not None and _unwrap_if_dead is not None
+_NO_DUAL_LEVEL = -1
 
 
 def call(function: Any, *arguments: Any) -> Any:
@@ -28,8 +29,8 @@ def call(function: Any, *arguments: Any) -> Any:
     if not _DIRECT or _in_transform():  # type: ignore[misc]
         return function.eager.apply(*arguments)
     unwrapped = [_unwrap_if_dead(a) if isinstance(a, Tensor) else a for a in arguments]  # type: ignore[misc]
-    if not torch.is_grad_enabled() and forward_ad._current_level < 0:  # nobody differentiates: most backward passes
-        return function.forward(*unwrapped)
+    if not torch.is_grad_enabled() and getattr(forward_ad, "_current_level", None) == _NO_DUAL_LEVEL:
+        return function.forward(*unwrapped)  # inference, or a backward that nothing differentiates
     return super(torch.autograd.Function, function.eager).apply(*unwrapped)
 
 

@@ -173,3 +173,13 @@ def test_cuda_raises_for_a_bad_label_when_asked(device, monkeypatch, place):
     both_fail(input, target, 7, place)
     monkeypatch.setenv("CAS_EXT_VALIDATE", "0")
     assert cas_ext.cas_loss(input, target, num_regions=3).isnan()  # and the device still works
+
+
+@pytest.mark.parametrize("label", [3, -1])
+def test_reference_answers_nan_for_the_image_of_a_bad_label_or_raises_when_asked(label):
+    input, target = problem()
+    target[1, 0, 3] = label
+    losses = cas_ext.reference.cas_loss(input, target, num_regions=3, reduction="none")
+    assert losses.isnan().tolist() == [False, True]
+    with pytest.raises(ValueError, match=r"reference: target must lie in \[0, 3\), got others in \[1\]"):
+        cas_ext.reference.cas_loss(input, target, num_regions=3, validate=True)
