@@ -1,6 +1,6 @@
-"""`python -m benchmarks.readme` draws the figures of all committed results and writes README's performance section.
+"""`python -m benchmarks.readme` draws the figures of all committed results and writes what README and docs say of them.
 
-`--check` writes nothing and fails where README or a figure is stale.
+`--check` writes nothing and fails where a page or a figure is stale.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from . import report
+from . import call_cost, report
 from .report import OURS, Group, groups, missed, ratio
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-BEGIN, END = "<!-- performance:begin -->", "<!-- performance:end -->"
+CALL_COST = RESULTS / "call-cost" / "cpu.json"
 FIGURES = {  # name of the figure (plot.py) -> its text for those who do not see it
     "share": "Share of the memory bandwidth that is reached, by case",
     "regions": "Time against the number of regions",
@@ -97,20 +97,28 @@ def figure_path(results_file: Path, figure: str) -> Path:
     return results_file.parent / "plots" / f"{results_file.stem}-{figure}.svg"
 
 
-def updated(readme: str, text: str) -> str:
-    """README with the part between the markers replaced.
+def updated(page: str, text: str, name: str = "performance") -> str:
+    """A page with the part between the markers of a section replaced.
 
     Raises: ValueError where the markers are missing.
     """
-    before, begin, rest = readme.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    marks = [f"<!-- {name}:{end} -->" for end in ("begin", "end")]
+    before, begin, rest = page.partition(marks[0])
+    _, end, after = rest.partition(marks[1])
     if not (begin and end):
-        raise ValueError(f"benchmarks.readme: expected {BEGIN} and {END} in README.md")
-    return f"{before}{BEGIN}\n{text}{END}{after}"
+        raise ValueError(f"benchmarks.readme: expected {marks[0]} and {marks[1]} in the page")
+    return f"{before}{marks[0]}\n{text}{marks[1]}{after}"
+
+
+def cost_of_a_call(path: Path) -> str:
+    """The table of call_cost.py."""
+    if not path.exists():
+        return "No results are committed yet: `python -m benchmarks.call_cost` makes them.\n"
+    return call_cost.table(report.load(path))
 
 
 def stale(readme: Path, results: Path) -> list[str]:
-    """What `python -m benchmarks.readme` would change, in words."""
+    """What `python -m benchmarks.readme` would change of README and the figures, in words."""
     old = readme.read_text()
     found = [] if updated(old, section(results)) == old else [f"{readme.name}: the performance section is out of date"]
     for path in sorted(results.glob("*.json")):
@@ -125,16 +133,21 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true", help="write nothing; fail where something is stale")
     options = parser.parse_args(argv)
-    readme = ROOT / "README.md"
+    readme, performance = ROOT / "README.md", ROOT / "docs" / "performance.md"
+    old = performance.read_text()
+    new = updated(old, cost_of_a_call(CALL_COST), "call-cost")
     if options.check:
         found = stale(readme, RESULTS)
-        print("\n".join([*found, "run `make readme-figures`"]) if found else "README.md is up to date")
+        if new != old:
+            found.append(f"{performance.name}: the cost of a call is out of date")
+        print("\n".join([*found, "run `make readme-figures`"]) if found else "the pages are up to date")
         return 1 if found else 0
     from .plot import draw  # needs matplotlib, which --check does not
 
     for path in sorted(RESULTS.glob("*.json")):
         draw(path, RESULTS / "plots")
     readme.write_text(updated(readme.read_text(), section(RESULTS)))
+    performance.write_text(new)
     return 0
 
 

@@ -11,7 +11,7 @@ import torch
 from tolerances import TOLERANCE
 
 import cas_ext
-from benchmarks import cases, masks, measure, oracle, peers, readme, report, speed
+from benchmarks import call_cost, cases, masks, measure, oracle, peers, readme, report, speed
 from benchmarks.cases import Setting
 
 # Peers sum in float32 in whatever order: some hundred roundings. In half precision the gradient is rounded once more.
@@ -264,7 +264,13 @@ def test_readme_check_detects_staleness(results, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(readme, "ROOT", tmp_path)
     monkeypatch.setattr(readme, "RESULTS", folder)
     page = tmp_path / "README.md"
-    page.write_text(f"# Title\n{readme.BEGIN}\n{readme.END}\nafter\n")
+    page.write_text("# Title\n<!-- performance:begin -->\n<!-- performance:end -->\nafter\n")
+    costs, performance = tmp_path / "cost.json", tmp_path / "docs" / "performance.md"
+    performance.parent.mkdir()
+    performance.write_text("<!-- call-cost:begin -->\n<!-- call-cost:end -->\n")
+    described = dict(device="a processor", torch="2", date="2026-01-01T00", command="this")
+    costs.write_text(json.dumps(described | {"microseconds": dict.fromkeys(call_cost.PARTS, 2.0) | {"both": 11.0}}))
+    monkeypatch.setattr(readme, "CALL_COST", costs)
     assert readme.main(["--check"]) == 1
     assert readme.main([]) == 0
     assert readme.main(["--check"]) == 0
@@ -272,11 +278,25 @@ def test_readme_check_detects_staleness(results, tmp_path, monkeypatch, capsys):
     assert "| paper | 3x2x16x20 | 2 |" in text and "(results/plots/cpu-share.svg)" in text
     assert text.startswith("# Title\n") and text.endswith("\nafter\n")
 
+    assert "all minus operators and autograd | 3.0 |" in performance.read_text()
+
+    costs.write_text(costs.read_text().replace("11.0", "12.0"))
+    assert readme.main(["--check"]) == 1
+    assert "the cost of a call is out of date" in capsys.readouterr().out
+
     changed = report.load(folder / "cpu.json")
     changed["rows"][0]["ms"] *= 2
     (folder / "cpu.json").write_text(json.dumps(changed))
     assert readme.main(["--check"]) == 1
     assert "cpu-share.svg: drawn from other results" in capsys.readouterr().out
+
+
+def test_cost_of_a_call_is_taken_apart(tmp_path, monkeypatch):
+    monkeypatch.setattr(call_cost, "CALLS", 2)
+    monkeypatch.setattr(call_cost, "SAMPLES", 1)
+    assert call_cost.main(["--out", str(tmp_path / "cost.json")]) == 0
+    us = report.load(tmp_path / "cost.json")["microseconds"]
+    assert set(us) == set(call_cost.PARTS) and min(us.values()) > 0
 
 
 def test_readme_without_markers_is_an_error():
