@@ -5,7 +5,6 @@ makes its absence an error.
 """
 
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -59,8 +58,6 @@ def why_no_cuda() -> str | None:
 def host_flags() -> list[str]:
     flags = ["-O3", "-std=c++20", "-fvisibility=hidden", "-Wall", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
     flags += [f"-DTORCH_TARGET_VERSION={MINIMUM_TORCH}"]
-    if platform.machine() in ("x86_64", "AMD64"):
-        flags.append("-DCAS_X86")
     return flags
 
 

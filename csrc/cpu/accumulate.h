@@ -4,6 +4,8 @@
 #pragma once
 
 #include "kernels.h"
+#include "packed.h"
+#include "rows.h"
 #include "sums.h"
 #include "table.h"
 #include "transpose.h"

@@ -227,14 +227,14 @@ class Gradient {
       for (int v = 0; v < M; ++v) {
         V its_scale = scale[0], its_center = center[0][v], its_offset = offset[0][v];
         for (int r = 1; r < few.size; ++r) {
-          const Mask<acc_t> mask = __builtin_shuffle(here[r], pixel[v]);
+          const Mask<acc_t> mask = permute(here[r], pixel[v]);
           its_scale = mask ? scale[r] : its_scale;
           its_center = mask ? center[r][v] : its_center;
           its_offset = mask ? offset[r][v] : its_offset;
         }
         const int64_t k = x * M + v * L;
         const V value = gradient_element(weight, its_scale, its_center, its_offset, load_acc<L>(s + k));
-        store_acc<L>(g + k, __builtin_shuffle(ignored, pixel[v]) ? V{} : value);
+        store_acc<L>(g + k, permute(ignored, pixel[v]) ? V{} : value);
       }
     }
     for (; x < tile.size; ++x) {

@@ -3,6 +3,12 @@
 
 #include "../params.h"
 
+// The wider kernels are switched on by "#pragma GCC target", which clang does not follow: with clang there is the
+// baseline alone.
+#if defined(__x86_64__) && !defined(__clang__)
+#define CAS_X86
+#endif
+
 namespace cas_ext::cpu {
 
 // What one chunk of pixels of one image saw.

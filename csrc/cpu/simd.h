@@ -58,6 +58,18 @@ CAS_HD AccOf<scalar_t> to_acc(scalar_t s) {
   return static_cast<AccOf<scalar_t>>(s);
 }
 
+// v[index] in each lane.
+template <class V, class Index>
+CAS_HD V permute(V v, Index index) {
+#ifdef __clang__
+  V result{};
+  for (size_t k = 0; k < sizeof(V) / sizeof(v[0]); ++k) result[k] = v[index[k]];
+  return result;
+#else
+  return __builtin_shuffle(v, index);
+#endif
+}
+
 // `lanes` stored values as the type of pixel arithmetic.
 template <int lanes, class scalar_t>
 CAS_HD Vec<AccOf<scalar_t>, lanes> load_acc(const scalar_t* s) {
