@@ -13,7 +13,7 @@
 namespace cas_ext::cpu {
 namespace CAS_ISA {
 
-constexpr int64_t kShortRun = 24;  // mean run length (pixels) below which rows are cheaper, and for few channels:
+constexpr int64_t kShortRun = 64;  // mean run length (pixels) below which rows are cheaper, and for few channels:
 constexpr int64_t kShortRunOfFew = 12;
 static_assert(kShortRunOfFew >= kShortestRun);
 constexpr int64_t kLongRunOfTwo = 256;    // mean run length below which two regions are cheaper to mask
