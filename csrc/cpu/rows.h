@@ -18,13 +18,13 @@ template <class acc_t>
 inline void sum_row(const acc_t* s, int64_t padded, const acc_t* center, double* sum, acc_t* square) {
   constexpr int L = kRowLanes<acc_t>;
   using V = Vec<acc_t, L>;
-  V squares = load<V>(square);
+  V squares{};
   for (int64_t m = 0; m < padded; m += L) {
     const V value = load<V>(s + m), d = value - load<V>(center + m);
     add_row<acc_t, L>(sum + m, value, d);
     squares += d * d;
   }
-  store(square, squares);
+  store(square, load<V>(square) + squares);
 }
 
 // Rows of kWidth channels: while the region stays the same, its sums stay in registers.
@@ -71,7 +71,7 @@ inline void sum_pixel(const scalar_t* s, int64_t channels, const AccOf<scalar_t>
   using acc_t = AccOf<scalar_t>;
   constexpr int L = kRowLanes<acc_t>;
   using V = Vec<acc_t, L>;
-  V squares = load<V>(square);
+  V squares{};
   int64_t m = 0;
   for (; m + L <= channels; m += L) {
     const V value = load_acc<L>(s + m), d = value - load<V>(center + m);
@@ -86,7 +86,7 @@ inline void sum_pixel(const scalar_t* s, int64_t channels, const AccOf<scalar_t>
     add_row<acc_t, L>(sum + last, value, d);
     squares += d * d;
   }
-  store(square, squares);
+  store(square, load<V>(square) + squares);
 }
 
 // An interleaved segment, kRowLanes channels at a time; writes sum (channels), adds to square. channels >= kPad.
