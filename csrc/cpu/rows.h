@@ -80,8 +80,7 @@ inline void sum_pixel(const scalar_t* s, int64_t channels, const AccOf<scalar_t>
   }
   if (m < channels) {  // the last L channels; those already added are dropped
     const int64_t last = channels - L;
-    Mask<acc_t, L> fresh{};
-    for (int k = 0; k < L; ++k) fresh[k] = k >= m - last ? -1 : 0;
+    const Mask<acc_t, L> fresh = lanes_from<acc_t, L>(m - last);
     const V value = fresh ? load_acc<L>(s + last) : V{}, d = fresh ? value - load<V>(center + last) : V{};
     add_row<acc_t, L>(sum + last, value, d);
     squares += d * d;
@@ -117,7 +116,7 @@ inline void sum_pixels(const scalar_t* s, int64_t pixels, int64_t stride, int64_
     Vec<double, L> total = (sums[0] + sums[1]) + (sums[2] + sums[3]);
     if constexpr (std::is_same_v<acc_t, float>) total -= static_cast<double>(pixels) * widen<L>(c);
     V total_square = (squares[0] + squares[1]) + (squares[2] + squares[3]);
-    for (int k = 0; k < next - m; ++k) total_square[k] = 0;
+    total_square = lanes_from<acc_t, L>(next - m) ? total_square : V{};
     store(sum + m, total);  // the last group says some of it again
     add_lanes<acc_t, L>(square, total_square);
   }

@@ -36,8 +36,7 @@ inline double sum_plane(const scalar_t* s, int64_t pixels, AccOf<scalar_t> cente
     squares[0] += d * d;
   }
   if (x < pixels) {  // the last L pixels; those already added are dropped
-    Mask<acc_t> fresh{};
-    for (int k = 0; k < L; ++k) fresh[k] = k >= L - (pixels - x) ? -1 : 0;
+    const Mask<acc_t> fresh = lanes_from<acc_t>(L - (pixels - x));
     const V d = fresh ? load_acc<L>(s + pixels - L) - c : V{};
     sum[1].add(s + pixels - L, d, fresh);
     squares[1] += d * d;
