@@ -36,7 +36,7 @@ def call(function: Any, *arguments: Any) -> Any:
 
 def _nobody_watches() -> bool:
     """Neither forward-mode AD, nor a trace, which is to be the same with gradients and without."""
-    return getattr(forward_ad, "_current_level", None) == _NO_DUAL_LEVEL and not torch.jit.is_tracing()
+    return getattr(forward_ad, "_current_level", None) == _NO_DUAL_LEVEL and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
 
 def transformable(function: AnyFunction) -> AnyFunction:
