@@ -55,7 +55,7 @@ class Gradient {
     if (!from_.interleaved || packed_) {
       const FewRegions few = few_regions(tile, N_);
       if (few.size <= kFew && packed_) return visit_few(M_, [&](auto M) { packed_blend<M.value>(tile, few, s, g); });
-      if (few.size <= kFew) return visit_size(few.size, [&](auto R) { plane_blend<R.value>(tile, few, s, g); });
+      if (few.size <= kFew) return visit_count<kFew>(few.size, [&](auto R) { plane_blend<R.value>(tile, few, s, g); });
     }
     if (from_.interleaved && M_ >= kPad) {
       for (int64_t x = 0; x < tile.size; ++x) row(tile.label[x], s + x * from_.pixel, g + x * to_.pixel);
@@ -241,22 +241,6 @@ class Gradient {
     }
     for (; x < tile.size; ++x) {
       for (int m = 0; m < M; ++m) g[x * M + m] = element(tile.label[x], m, s[x * M + m]);
-    }
-  }
-
-  // Calls body(std::integral_constant<int, R>()) for R in 1..kFew; none is as good as one that nobody has.
-  template <class Body>
-  static void visit_size(int size, Body body) {
-    static_assert(kFew == 4);
-    switch (size) {
-      case 2:
-        return body(std::integral_constant<int, 2>());
-      case 3:
-        return body(std::integral_constant<int, 3>());
-      case 4:
-        return body(std::integral_constant<int, 4>());
-      default:
-        return body(std::integral_constant<int, 1>());
     }
   }
 
