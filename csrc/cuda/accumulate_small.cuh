@@ -1,7 +1,7 @@
 // accumulate_small_kernel: N <= kRegions, M <= kChannels (at most 4): every sum lives in registers.
 // Grid: B * splits blocks of kSmallThreads. A block owns pixels_per_split consecutive pixels of one image.
 // Thread: V neighbouring pixels of each row of the block's tile, kSmallPixels in all.
-// Bytes:  reads P (M e + l) per image once; writes one partial table per block.
+// Bytes:  reads P (M e + l) per image once; writes one table per block, the result where an image has one block.
 // Why:    no shared-memory traffic per pixel, and no atomics: thread, warp and block partials merge in a fixed order.
 #pragma once
 
@@ -120,18 +120,19 @@ __global__ void __launch_bounds__(kSmallThreads, small_blocks<scalar_t>(kRegions
   }
   block_sum<kSmallWarps>(scatter, scratch);  // free again: block_min has a barrier
   if (threadIdx.x != 0) return;
+  // Complete even for absent regions and bad labels, as merge_kernel would leave it: the only block of an image writes
+  // the image's moments.
+  const double poison = invalid == kNoPixel ? 0 : not_a_number();
   p.partial_invalid[blockIdx.x] = invalid;
 #pragma unroll
   for (int i = 0; i < kRegions; ++i) {
     if (i >= N) break;
     const int64_t cell = blockIdx.x * N + i;
-    const double n = total[i * (kChannels + 1)];
-    p.partial_count[cell] = static_cast<int64_t>(n);
-    if (n == 0) continue;
-    p.partial_scatter[cell] = at_least_zero(scatter[i]);
+    p.partial_count[cell] = static_cast<int64_t>(total[i * (kChannels + 1)]);
+    p.partial_scatter[cell] = at_least_zero(scatter[i]) + poison;
 #pragma unroll
     for (int m = 0; m < kChannels; ++m) {
-      if (m < M) p.partial_mean[cell * M + m] = total[i * (kChannels + 1) + 1 + m];
+      if (m < M) p.partial_mean[cell * M + m] = total[i * (kChannels + 1) + 1 + m] + poison;
     }
   }
 }

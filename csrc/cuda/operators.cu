@@ -62,12 +62,10 @@ MomentTensors accumulate(Tensor input, Tensor target, int64_t num_regions, int64
   AccumulateCall call = make_accumulate(input, target, num_regions, ignore_index, activation);
   AccumulateParams& p = call.params;
   const AccumulatePlan plan = plan_accumulate(p);
-  p.splits = plan.splits;
-  p.pixels_per_split = plan.pixels_per_split;
   const Tensor first = empty(input, ScalarType::Long, p.shape.images);
-  const Tensor workspace = empty(input, ScalarType::Byte, workspace_bytes(p.shape, p.splits));
+  const Tensor workspace = empty(input, ScalarType::Byte, workspace_bytes(p.shape, plan));
   p.first_invalid = static_cast<int64_t*>(first.mutable_data_ptr());
-  place_workspace(p, workspace.mutable_data_ptr());
+  place_workspace(p, plan, workspace.mutable_data_ptr());
   launch_accumulate(p, plan, launch);
   if (validate && p.shape.images > 0) raise_from_device(p, target, launch.stream());
   return {call.count, call.mean, call.scatter};

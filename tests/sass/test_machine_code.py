@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(ABSENT is not None, reason=str(ABSENT))
 # Registers per thread, from the occupancy that each kernel's launch bounds promise (65536 registers, docs/performance.md).
 CEILINGS = {
     "accumulate_small_kernel": 255,  # 256 threads x 255: one block; kernels of at most 4 cells are held to 80 below
-    "accumulate_table_kernel": 168,
+    "accumulate_table_kernel": 255,  # for double behind a softmax; the others are held to 80 or 128 below
     "apply_interleaved_kernel": 64,
     "apply_planar_kernel": 128,
     "apply_softmax_small_kernel": 128,
@@ -49,6 +49,8 @@ def test_registers_stay_below_the_ceilings(architecture):
             ceiling = 128 if wide and kernel.arguments[5] == "true" else 80
         if kernel.name == "apply_softmax_team_kernel" and kernel.arguments[1] == "true" and not wide:
             ceiling = 80
+        if kernel.name == "accumulate_table_kernel":
+            ceiling = (80, 128, 255)[wide + (kernel.arguments[3] == "true")]
         assert kernel.registers <= ceiling, kernel
 
 
