@@ -1,18 +1,15 @@
 // accumulate_table_kernel: any N and M.
-// Grid:   B * splits blocks of kTileThreads. A block owns pixels_per_split consecutive pixels of one image and the
-// partial
+// Grid:   B * splits blocks of kTableThreads. A block owns pixels_per_split consecutive pixels of one image and the partial
 //         table (N, M) of its own in global memory. It walks its pixels in tiles of kTilePixels.
-// Block:  groups a tile's pixels by region (tile_groups.cuh) and lays kBlockChannels channels at a time in shared
-// memory
-//         in that order, each row one channel.
-// Thread: one channel of one segment, at most kSegmentPixels pixels of a region; lanes: neighbouring channels. Adds the
-//         region to the table if the segment is all of it, else one lane adds the region's segments up: each cell of
-//         the table has one owner at a time, so no atomics.
+// Block:  lists a tile's segments (tile_groups.cuh) and lays kBlockChannels channels at a time in shared memory, each row
+//         one channel. While it sums them, the loads of what comes next are under way.
+// Thread: one channel of one segment, at most kSegmentPixels pixels of a region; lanes: neighbouring channels.
+// Warp:   adds up the segments of one region and adds the region to the table. (Grouped: a thread, where the segment is
+//         all of its region.) Each cell of the table has one owner at a time, so no atomics.
 // Bytes:  reads P (M e + l) per image once; per tile and region in it, reads and writes a row of the table (in L2).
-//         With a softmax in front and M > kBlockChannels, logits are read twice, first for each pixel's largest and
-//         sum of exponentials, then from L1 or L2.
-// Why:    the work per element does not depend on how labels lie, only that per region of a tile. Sums are about a
-// pilot
+//         With a softmax in front and M > kBlockChannels, logits are read twice, first for each pixel's largest and sum of
+//         exponentials, then from L1 or L2.
+// Why:    the work per element does not depend on how labels lie, only that per region of a tile. Sums are about a pilot
 //         of the same 32 pixels, so nothing cancels; segments and tiles merge by Chan's rule.
 #pragma once
 
@@ -23,18 +20,40 @@ namespace cas_ext {
 
 constexpr int kTableThreads = kTilePixels;
 
-// Blocks that a multiprocessor must be able to hold: as many as the registers allow without spilling. exp() needs more
-// of them, and so does double.
+// Blocks that a multiprocessor must be able to hold: as many as the registers allow without spilling. exp(), double and
+// loads of single elements need more of them.
 template <class scalar_t>
-constexpr int table_blocks(bool softmax) {
-  return (std::is_same_v<scalar_t, double> ? 2 : 3) - softmax;
+constexpr int table_blocks(int V, bool softmax) {
+  constexpr bool kDouble = std::is_same_v<scalar_t, double>;
+  if (softmax) return kDouble ? 1 : 2;
+  return kDouble || V == 1 ? 2 : 3;
 }
 
 // Channels in shared memory at a time: rows of 34 KB in all, so that a block stays below 48 KB.
 template <class acc_t>
 constexpr int kBlockChannels = 128 / static_cast<int>(sizeof(acc_t));
 
-// Of segments that are not all of their run, by slot and channel: mean = pilot + offset.
+// What a group of values amounts to. mean = pilot + offset, which keeps digits that one number would lose.
+template <class acc_t>
+struct CenteredSums {
+  acc_t pilot, offset, scatter;
+};
+
+// Of n values; pass(pilot, sum, square) adds their differences from the pilot, one of them, and the squares of those.
+template <class acc_t, class Pass>
+__device__ __forceinline__ CenteredSums<acc_t> centered_sums(acc_t pilot, acc_t inverse_n, Pass pass) {
+  constexpr int kFar = 8;  // times the scatter: subtracting that much costs 3 bits
+  for (bool again = false;; again = true) {
+    acc_t sum = 0, square = 0;
+    pass(pilot, sum, square);
+    const acc_t offset = sum * inverse_n, scatter = square - sum * offset;  // centered_square_sum in acc_t
+    // An outlier for a pilot would cost digits: then once more, about the mean.
+    if (again || !(sum * offset > kFar * scatter)) return {pilot, offset, scatter < 0 ? acc_t(0) : scatter};
+    pilot += offset;
+  }
+}
+
+// The sums of segments that wait for others of their region, by slot and channel.
 template <class acc_t>
 struct PartialSums {
   using Rows = acc_t[kSlots][kBlockChannels<acc_t>];
@@ -47,155 +66,200 @@ struct TableShared {
   long long scratch_min[kTileWarps];
   acc_t inverse[kSegmentPixels + 1];  // 1 / n
   union {
-    TileBits bits[kLabelBits];  // while pixels are grouped
+    GroupScratch scratch;  // while pixels are grouped
     PartialSums<acc_t> part;
   };
-  acc_t value[kBlockChannels<acc_t>][kRowPlaces];  // later, where a run begins, what the run adds to the scatter
+  acc_t value[kBlockChannels<acc_t>][kRowPlaces];  // grouped: later, where a run begins, what it adds to the scatter
 };
 
-// A thread's share of a tile's values as they are in memory, from the load to the store into shared memory: the loads
-// are under way while the pixels are grouped.
+// A thread's share of a tile's values as they are in memory, from the load to the store into shared memory.
 template <class scalar_t, int V, bool kInterleaved>
 struct TileValues {
   using acc_t = acc_of<scalar_t>;
-  static constexpr int kChannels = kBlockChannels<acc_t>, kPacks = kChannels / V;
-  static constexpr int kPieces = kTilePixels / (kWarpSize * V);  // planar: loads of a warp for each channel
+  static constexpr unsigned kChannels = kBlockChannels<acc_t>, kPacks = kChannels / V;
+  static constexpr unsigned kRows = kChannels / kTileWarps;  // planar: channels of a warp
+  static constexpr unsigned kPiece = kWarpSize * V;          // planar: pixels of one load of a warp
+  static constexpr unsigned kPieces = kTilePixels / kPiece;
+  static_assert(kPacks == kRows * kPieces);
 
+  // The first pixel and channel. Interleaved: pixels from one pack to the next, of the same channels; threads that would
+  // have to change channels stay idle.
+  struct Start {
+    unsigned x, m, step;
+  } start;
   Pack<scalar_t, V> pack[kPacks];
 
-  // Calls body(k, x, m) for the thread's k-th pack: V pixels from x on of channel m (planar), or V channels from m on
-  // of pixel x (interleaved).
-  template <class Body>
-  static __device__ __forceinline__ void visit(int pixels, int channels, Body body) {
-    if constexpr (kInterleaved) {  // along memory
-      const int row = channels / V, thread = threadIdx.x;
-      int x = thread / row, m = thread % row;
-      const int jump = kTableThreads / row, rest = kTableThreads % row;
+  static __device__ __forceinline__ Start start_of(unsigned channels) {
+    const unsigned thread = threadIdx.x;
+    if constexpr (!kInterleaved) return {thread % kWarpSize * V, thread / kWarpSize * kRows, 0};
+    const unsigned row = channels / V, step = kTableThreads / row, x = thread / row;
+    return {x < step ? x : kTilePixels, thread % row * V, step};
+  }
+
+  // `from`: the tile's first pixel in the first of `channels` channels.
+  __device__ __forceinline__ void load(const scalar_t* from, const PixelArray& input, unsigned pixels,
+                                       unsigned channels) {
+    const auto [x, m, step] = start = start_of(channels);
+    from += x * input.pixel_stride + m * input.channel_stride;
+    if constexpr (kInterleaved) {
 #pragma unroll
-      for (int k = 0; k < kPacks; ++k) {
-        if (x < pixels) body(k, x, m * V);
-        x += jump;
-        m += rest;
-        if (m >= row) {
-          m -= row;
-          ++x;
-        }
+      for (unsigned k = 0; k < kPacks; ++k, from += step * input.pixel_stride) {
+        if (x + k * step < pixels) pack[k] = load_pack<V>(from);
       }
-    } else {  // a warp's channels, one row of the tile after the other
-      const int lane = threadIdx.x % kWarpSize, m = threadIdx.x / kWarpSize * (kChannels / kTileWarps);
+    } else {
 #pragma unroll
-      for (int k = 0; k < kPacks; ++k) {
-        const int x = (k % kPieces * kWarpSize + lane) * V;
-        if (x < pixels && m + k / kPieces < channels) body(k, x, m + k / kPieces);
+      for (unsigned row = 0; row < kRows; ++row, from += input.channel_stride) {
+        if (m + row >= channels) break;
+#pragma unroll
+        for (unsigned j = 0; j < kPieces; ++j) {
+          if (x + j * kPiece < pixels) pack[row * kPieces + j] = load_pack<V>(from + j * kPiece);
+        }
       }
     }
   }
 
-  // `from`: the tile's first pixel in the first of `channels` channels.
-  __device__ __forceinline__ void load(const scalar_t* from, const PixelArray& input, int pixels, int channels) {
-    visit(pixels, channels, [&](int k, int x, int m) {
-      pack[k] = load_pack<V>(from + x * input.pixel_stride + m * input.channel_stride);
-    });
-  }
-
-  __device__ __forceinline__ void store(TableShared<acc_t>& shared, int pixels, int channels) const {
+  // Puts the values where their pixels have their places.
+  __device__ __forceinline__ void store(TableShared<acc_t>& shared, unsigned pixels, unsigned channels,
+                                        bool grouped) const {
     if constexpr (kInterleaved) {
-      visit(pixels, channels, [&](int k, int x, int m) {
-        const int place = shared.tile.place[x];
+      const auto [x, m, step] = start;
 #pragma unroll
-        for (int v = 0; v < V; ++v) shared.value[m + v][place] = to_acc(pack[k].v[v]);
-      });
-    } else {
-      int place[kPieces * V];  // of the thread's pixels, the same in each channel
+      for (unsigned k = 0; k < kPacks; ++k) {
+        if (x + k * step >= pixels) break;
+        const unsigned place = grouped ? shared.tile.place[x + k * step] : padded(x + k * step);
 #pragma unroll
-      for (int k = 0; k < kPieces * V; ++k) {
-        place[k] = shared.tile.place[(k / V * kWarpSize + threadIdx.x % kWarpSize) * V + k % V];
+        for (unsigned v = 0; v < V; ++v) shared.value[m + v][place] = to_acc(pack[k].v[v]);
       }
-      visit(pixels, channels, [&](int k, int, int m) {
+    } else {
+      const auto [x, m, step] = start_of(channels);  // to spare registers
 #pragma unroll
-        for (int v = 0; v < V; ++v) shared.value[m][place[k % kPieces * V + v]] = to_acc(pack[k].v[v]);
-      });
+      for (unsigned j = 0; j < kPieces; ++j) {
+        if (x + j * kPiece >= pixels) break;
+        unsigned place[V];  // the same in each channel
+#pragma unroll
+        for (unsigned v = 0; v < V; ++v) place[v] = padded(x) + j * padded(kPiece) + v;
+        if (grouped) {
+#pragma unroll
+          for (unsigned v = 0; v < V; ++v) place[v] = shared.tile.place[x + j * kPiece + v];
+        }
+#pragma unroll
+        for (unsigned row = 0; row < kRows; ++row) {
+          if (m + row >= channels) break;
+#pragma unroll
+          for (unsigned v = 0; v < V; ++v) shared.value[m + row][place[v]] = to_acc(pack[row * kPieces + j].v[v]);
+        }
+      }
     }
   }
 };
 
-// Adds the run of a region that begins at this place, in channel c, to the table; leaves behind what it adds to the
+// Adds what the tile has of a region, `begin` its first place, to a channel of the table. Returns what that adds to the
 // scatter.
 template <class acc_t>
-__device__ __forceinline__ void add_run(TableShared<acc_t>& shared, int begin, int c, double run_mean,
-                                        acc_t run_scatter, double& mean) {
-  const MergeWeights merge = shared.tile.merge[begin];
-  const double before = merge.cross > 0 ? mean : 0, delta = run_mean - before;
-  mean = before + delta * merge.fraction;
-  shared.value[c][padded(begin)] = run_scatter + static_cast<acc_t>(delta * delta * merge.cross);
+__device__ __forceinline__ acc_t add_to_table(const TileGroups& tile, unsigned begin, const CenteredSums<acc_t>& sums,
+                                              double& mean) {
+  const double fraction = tile.fraction[begin], cross = merge_cross(tile.length[begin], fraction);
+  const double before = cross > 0 ? mean : 0;  // not read before it was written
+  const double delta = sums.pilot + static_cast<double>(sums.offset) - before;
+  mean = before + delta * fraction;
+  return sums.scatter + static_cast<acc_t>(delta * delta * cross);
 }
 
-// Thread: every kTableThreads-th pair of segment and channel, channels first.
+// Lanes: the channels, rounded up to a power of two, of as many segments as a warp has room for.
 template <class acc_t>
-__device__ __forceinline__ void add_segments(TableShared<acc_t>& shared, int segments, int channels, int64_t M,
+__device__ __forceinline__ void add_segments(TableShared<acc_t>& shared, unsigned segments, unsigned channels, unsigned M,
                                              double* table_mean) {
-  int s = static_cast<int>(threadIdx.x) / channels, c = static_cast<int>(threadIdx.x) % channels;
-  const int jump = kTableThreads / channels, rest = kTableThreads % channels;
-  while (s < segments) {
+  const unsigned bits = kWarpSize - __clz(channels - 1), c = threadIdx.x & ((1u << bits) - 1);
+  if (c >= channels) return;
+  for (unsigned s = threadIdx.x >> bits; s < segments; s += kTableThreads >> bits) {
     const Segment segment = unpack(shared.tile.segment[s]);
-    const acc_t* value = &shared.value[c][padded(segment.begin)];
-    const acc_t pilot = value[0];
-    acc_t sum = pilot - pilot, square = 0;  // 0, or NaN for an infinite pilot
+    acc_t* value = &shared.value[c][padded(segment.begin)];
+    const auto sums = centered_sums(
+        value[0], shared.inverse[segment.length], [&](acc_t pilot, acc_t& sum, acc_t& square) {
 #pragma unroll 4
-    for (int k = 1; k < segment.length; ++k) {
-      const acc_t d = value[k] - pilot;
-      sum += d;
-      square += d * d;
-    }
-    const acc_t offset = sum * shared.inverse[segment.length];
-    acc_t scatter = square - sum * offset;  // centered_square_sum; a segment of 32 needs no double
-    scatter = scatter < 0 ? acc_t(0) : scatter;
+          for (unsigned k = 0; k < segment.length; ++k) {
+            const acc_t d = value[k] - pilot;
+            sum += d;
+            square += d * d;
+          }
+        });
     if (segment.slot == kWholeRun) {
       const int64_t i = shared.tile.region[segment.begin];
-      add_run(shared, segment.begin, c, pilot + static_cast<double>(offset), scatter, table_mean[i * M + c]);
+      value[0] = add_to_table(shared.tile, segment.begin, sums, table_mean[i * M + c]);
     } else {
-      shared.part.pilot[segment.slot][c] = pilot;
-      shared.part.offset[segment.slot][c] = offset;
-      shared.part.scatter[segment.slot][c] = scatter;
-    }
-    s += jump;
-    c += rest;
-    if (c >= channels) {
-      c -= channels;
-      ++s;
+      shared.part.pilot[segment.slot][c] = sums.pilot;
+      shared.part.offset[segment.slot][c] = sums.offset;
+      shared.part.scatter[segment.slot][c] = sums.scatter;
     }
   }
 }
 
-// Warp: the run that begins in its places and leaves them, if any. Lane: a channel.
+// Adds up the segments of a region, n pixels in all: visit(body) calls body(slot, length) for each, the first `slot`.
+template <class acc_t, class Visit>
+__device__ __forceinline__ CenteredSums<acc_t> sum_segments(const PartialSums<acc_t>& part, unsigned slot, unsigned c, int n,
+                                                            Visit visit) {
+  const acc_t about = part.pilot[slot][c] + part.offset[slot][c];
+  return centered_sums(about, acc_t(1) / n, [&](acc_t pilot, acc_t& sum, acc_t& square) {
+    visit([&](unsigned from, int length) {
+      const acc_t d = (part.pilot[from][c] - pilot) + part.offset[from][c];
+      sum += length * d;
+      square += length * d * d + part.scatter[from][c];
+    });
+  });
+}
+
+// Warp: every kTileWarps-th region of a tile of few segments. Lane: a channel. `first`: of the tile's channels.
 template <class acc_t>
-__device__ __forceinline__ void add_long_run(TableShared<acc_t>& shared, int channels, int64_t M, double* table_mean) {
-  const int c = threadIdx.x % kWarpSize, begin = shared.tile.long_run[threadIdx.x / kWarpSize];
-  if (begin < 0 || c >= channels) return;
-  const int n = shared.tile.length[begin], end = begin + n;
-  const acc_t pilot = shared.part.pilot[slot_of(begin, true)][c];
-  acc_t sum = 0, square = 0;  // about the pilot, of the segments' means
-  for (int from = begin; from < end;) {
-    const int slot = slot_of(from, from == begin), next = (from / kSegmentPixels + 1) * kSegmentPixels;
-    const acc_t length = static_cast<acc_t>((next < end ? next : end) - from);
-    const acc_t d = (shared.part.pilot[slot][c] - pilot) + shared.part.offset[slot][c];
-    sum += length * d;
-    square += length * d * d + shared.part.scatter[slot][c];
-    from = next;
+__device__ __forceinline__ void add_regions(const TableShared<acc_t>& shared, unsigned channels, bool first, unsigned M,
+                                            double* table_mean, double* table_scatter) {
+  const TileGroups& tile = shared.tile;
+  const unsigned c = threadIdx.x % kWarpSize;
+  unsigned turn = threadIdx.x / kWarpSize;
+  for (unsigned rest = tile.leaders; rest != 0; rest &= rest - 1, --turn) {
+    if (turn % kTileWarps != 0) continue;
+    const unsigned slot = __ffs(rest) - 1, begin = unpack(tile.segment[slot]).begin;
+    const int64_t i = tile.region[begin];
+    acc_t added = 0;
+    if (c < channels) {
+      const auto sums = sum_segments(shared.part, slot, c, tile.length[begin], [&](auto body) {
+        for (unsigned peers = tile.peers[slot]; peers != 0; peers &= peers - 1) {
+          const unsigned from = __ffs(peers) - 1;
+          body(from, unpack(tile.segment[from]).length);
+        }
+      });
+      added = add_to_table(tile, begin, sums, table_mean[i * M + c]);
+    }
+    added = warp_sum(added);
+    if (c == 0) table_scatter[i] = first && tile.fraction[begin] == 1 ? added : table_scatter[i] + added;
   }
-  const acc_t offset = sum / n;
-  acc_t scatter = square - sum * offset;  // cancels by no more than the number of segments
-  scatter = scatter < 0 ? acc_t(0) : scatter;
+}
+
+// Warp: the run of a grouped tile that begins in its places and leaves them, if any. Lane: a channel.
+template <class acc_t>
+__device__ __forceinline__ void add_long_run(TableShared<acc_t>& shared, unsigned channels, unsigned M,
+                                             double* table_mean) {
+  const unsigned c = threadIdx.x % kWarpSize;
+  const int begin = shared.tile.long_run[threadIdx.x / kWarpSize];
+  if (begin < 0 || c >= channels) return;
+  const int end = begin + shared.tile.length[begin];
+  const auto sums = sum_segments(shared.part, slot_of(begin, true), c, end - begin, [&](auto body) {
+    for (int from = begin, next; from < end; from = next) {
+      next = (from / kSegmentPixels + 1) * kSegmentPixels;
+      body(slot_of(from, from == begin), (next < end ? next : end) - from);
+    }
+  });
   const int64_t i = shared.tile.region[begin];
-  add_run(shared, begin, c, pilot + static_cast<double>(offset), scatter, table_mean[i * M + c]);
+  shared.value[c][padded(begin)] = add_to_table(shared.tile, begin, sums, table_mean[i * M + c]);
 }
 
 template <class scalar_t, int V, bool kInterleaved, bool kSoftmax>
-__global__ void __launch_bounds__(kTableThreads, table_blocks<scalar_t>(kSoftmax))
+__global__ void __launch_bounds__(kTableThreads, table_blocks<scalar_t>(V, kSoftmax))
     accumulate_table_kernel(AccumulateParams p) {
   using acc_t = acc_of<scalar_t>;
-  constexpr int64_t kChannels = kBlockChannels<acc_t>;
-  const int64_t N = p.shape.regions, M = p.shape.channels, P = p.shape.pixels;
+  constexpr unsigned kChannels = kBlockChannels<acc_t>;
+  static_assert(kChannels <= kWarpSize);
+  const int64_t N = p.shape.regions, P = p.shape.pixels;
+  const unsigned M = static_cast<unsigned>(p.shape.channels);  // make_accumulate bounds M
   const auto [b, split] = block_place(p.splits);
   const scalar_t* input = static_cast<const scalar_t*>(p.input.data) + b * p.input.image_stride;
   const int64_t begin = split * p.pixels_per_split;
@@ -204,76 +268,86 @@ __global__ void __launch_bounds__(kTableThreads, table_blocks<scalar_t>(kSoftmax
   double* table_mean = p.partial_mean + blockIdx.x * N * M;
   double* table_scatter = p.partial_scatter + blockIdx.x * N;
   auto& shared = *reinterpret_cast<TableShared<acc_t>*>(shared_arena());
+  TileGroups& tile = shared.tile;
 
   for (int64_t i = threadIdx.x; i < N; i += kTableThreads) table_count[i] = 0;
   if (threadIdx.x <= kSegmentPixels) shared.inverse[threadIdx.x] = threadIdx.x ? acc_t(1) / threadIdx.x : acc_t(0);
   long long invalid = kNoPixel;
+  TileValues<scalar_t, V, kInterleaved> values;
+  const auto channels_from = [&](unsigned m0) { return M - m0 < kChannels ? M - m0 : kChannels; };
+  const auto pixels_from = [&](int64_t x0) { return static_cast<unsigned>(end - x0 < kTilePixels ? end - x0 : kTilePixels); };
+  const auto load = [&](int64_t x0, unsigned m0) {
+    values.load(input + x0 * p.input.pixel_stride + m0 * p.input.channel_stride, p.input, pixels_from(x0),
+                channels_from(m0));
+  };
+  if (begin < end) load(begin, 0);
   for (int64_t x0 = begin; x0 < end; x0 += kTilePixels) {
-    const int pixels = static_cast<int>(end - x0 < kTilePixels ? end - x0 : kTilePixels);
-    const bool inside = static_cast<int>(threadIdx.x) < pixels;
+    const bool inside = x0 + threadIdx.x < end;
     int32_t region[1] = {kIgnored};
     if (inside) load_regions<1>(p.target, N, b * P + x0 + threadIdx.x, region);
     if (region[0] == kInvalid && x0 + threadIdx.x < invalid) invalid = x0 + threadIdx.x;
-
-    TileValues<scalar_t, V, kInterleaved> values;
-    const auto channels_from = [&](int64_t m0) { return static_cast<int>(M - m0 < kChannels ? M - m0 : kChannels); };
-    const auto load = [&](int64_t m0) {
-      values.load(input + x0 * p.input.pixel_stride + m0 * p.input.channel_stride, p.input, pixels, channels_from(m0));
-    };
-    load(0);
-    const int place = group_pixels(region[0], shared.tile, shared.bits);  // of the thread's pixel
-    const PlaceInfo run = list_segments(shared.tile);                     // that begins at the thread's place
-    if (run.region >= 0) {
-      const int64_t before = table_count[run.region];
-      table_count[run.region] = before + run.length;
-      shared.tile.merge[threadIdx.x] = merge_weights(static_cast<double>(before), run.length);
+    const PlaceInfo own = find_segments(region[0], tile);
+    const bool grouped = own.total > kFewSegments;
+    int place = padded(threadIdx.x);  // of the thread's pixel
+    RunInfo run{kIgnored, own.total};
+    if (grouped) {
+      place = group_pixels(region[0], tile, shared.scratch);
+      run = list_runs(tile, table_count);
+    } else {
+      list_segments(region[0], own, tile);
     }
 
+    // Lays the values that were loaded into shared memory and loads those that are needed next.
+    const auto stage = [&](unsigned m0, bool first, bool last) {
+      if (!first) __syncthreads();  // the values before have been used
+      values.store(shared, pixels_from(x0), channels_from(m0), grouped);
+      __syncthreads();
+      const bool more = m0 + kChannels < M;
+      const int64_t next = more || !last ? x0 : x0 + kTilePixels;
+      if (next < end) load(next, more ? m0 + kChannels : 0);
+    };
     Softmax<acc_t> softmax{};
-    const auto add_logits = [&](SoftmaxSums<acc_t>& sums, int channels) {
+    const auto add_logits = [&](SoftmaxSums<acc_t>& sums, unsigned channels) {
       if (inside) sums.add_all(channels, [&](int64_t m) { return shared.value[m][place]; });
     };
     const bool swept = kSoftmax && M > kChannels;
     if (swept) {
       SoftmaxSums<acc_t> sums;
-      for (int64_t m0 = 0; m0 < M; m0 += kChannels) {
-        if (m0 > 0) load(m0);
-        if (m0 > 0) __syncthreads();  // the last channels have been added
-        values.store(shared, pixels, channels_from(m0));
-        __syncthreads();
+      for (unsigned m0 = 0; m0 < M; m0 += kChannels) {
+        stage(m0, m0 == 0, false);
         add_logits(sums, channels_from(m0));
       }
       softmax = sums.result();
     }
     double scatter = 0;  // that the run adds to its region's
-    for (int64_t m0 = 0; m0 < M; m0 += kChannels) {
-      const int channels = channels_from(m0);
-      if (m0 > 0 || swept) load(m0);
-      if (m0 > 0 || swept) __syncthreads();  // the last channels have been added
-      values.store(shared, pixels, channels);
-      __syncthreads();
+    for (unsigned m0 = 0; m0 < M; m0 += kChannels) {
+      const unsigned channels = channels_from(m0);
+      stage(m0, m0 == 0 && !swept, true);
       if constexpr (kSoftmax) {
         if (!swept) {
           SoftmaxSums<acc_t> sums;
           add_logits(sums, channels);
           softmax = sums.result();
         }
-        for (int m = 0; inside && m < channels; ++m) shared.value[m][place] = softmax(shared.value[m][place]);
+        for (unsigned m = 0; inside && m < channels; ++m) shared.value[m][place] = softmax(shared.value[m][place]);
         __syncthreads();
       }
+      if (!grouped && m0 == 0 && threadIdx.x < kWarpSize) match_segments(run.segments, tile, table_count);
       add_segments(shared, run.segments, channels, M, table_mean + m0);
       __syncthreads();
+      if (!grouped) {
+        add_regions(shared, channels, m0 == 0, M, table_mean + m0, table_scatter);
+        continue;
+      }
       add_long_run(shared, channels, M, table_mean + m0);
       __syncthreads();
-      if (run.region >= 0) {
-        acc_t added = 0;
-        for (int c = 0; c < channels; ++c) added += shared.value[c][padded(threadIdx.x)];
-        scatter += added;
-      }
+      acc_t added = 0;
+      for (unsigned c = 0; run.region >= 0 && c < channels; ++c) added += shared.value[c][padded(threadIdx.x)];
+      scatter += added;
     }
     if (run.region >= 0) {
       double& total = table_scatter[run.region];
-      total = shared.tile.merge[threadIdx.x].cross > 0 ? total + scatter : scatter;
+      total = tile.fraction[threadIdx.x] == 1 ? scatter : total + scatter;
     }
   }
   invalid = block_min<kTileWarps>(invalid, shared.scratch_min);

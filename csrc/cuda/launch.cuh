@@ -43,35 +43,34 @@ void visit_flags(bool first, bool second, bool third, Body body) {
 }
 
 inline AccumulatePlan plan_accumulate(const AccumulateParams& p) {
-  return select_accumulate(p, kSmallThreads * kSmallPixels, kTilePixels);
+  return select_accumulate(p, {kSmallThreads, kSmallPixels, kTilePixels});
 }
 
 inline ApplyPlan plan_apply(const ApplyParams& p) { return select_apply(p, kApplyThreads); }
 
+static_assert(kSmallThreads <= kMostArrivals);
 static_assert(sizeof(TableShared<float>) <= kSharedTableBytes && sizeof(TableShared<double>) <= kSharedTableBytes);
 
 // Bytes of workspace that accumulate needs for its partial tables.
 inline int64_t workspace_bytes(const Shape& s, const AccumulatePlan& plan) {
-  return plan.merge ? s.images * plan.splits * (s.regions * (s.channels + 2) + 1) * static_cast<int64_t>(sizeof(double))
-                    : 0;
+  if (plan.merge == Merge::kNone) return 0;
+  const int64_t words = plan.splits * (s.regions * (s.channels + 2) + 1) + (plan.merge == Merge::kLastBlock);
+  return s.images * words * static_cast<int64_t>(sizeof(double));
 }
 
-// Points the partial tables into a workspace of workspace_bytes(), aligned to 8 bytes, or at the results.
-inline void place_workspace(AccumulateParams& p, const AccumulatePlan& plan, void* workspace) {
+// Points the partial tables into a workspace of workspace_bytes(), aligned to 8 bytes. `launches`: how many there were.
+inline void place_workspace(AccumulateParams& p, const AccumulatePlan& plan, void* workspace, uint64_t launches) {
   p.splits = plan.splits;
   p.pixels_per_split = plan.pixels_per_split;
-  if (!plan.merge) {
-    p.partial_mean = p.mean;
-    p.partial_scatter = p.scatter;
-    p.partial_count = p.count;
-    p.partial_invalid = p.first_invalid;
-    return;
-  }
+  if (plan.merge == Merge::kNone) return;
   const int64_t rows = p.shape.images * p.splits * p.shape.regions;
   p.partial_mean = static_cast<double*>(workspace);
   p.partial_scatter = p.partial_mean + rows * p.shape.channels;
   p.partial_count = reinterpret_cast<int64_t*>(p.partial_scatter + rows);
   p.partial_invalid = p.partial_count + rows;
+  if (plan.merge == Merge::kKernel) return;
+  p.arrivals = reinterpret_cast<unsigned long long*>(p.partial_invalid + p.shape.images * p.splits);
+  p.launch = arrival_number(launches);
 }
 
 template <class scalar_t, bool kWide, bool kInterleaved, bool kSoftmax, int kRegions, class Launch>
@@ -79,10 +78,10 @@ void launch_small(const AccumulateParams& p, dim3 grid, Launch& launch) {
   constexpr int V = kWide ? 16 / sizeof(scalar_t) : 1;
   if (p.shape.channels <= 2) {
     launch(accumulate_small_kernel<scalar_t, kRegions, 2, V, kInterleaved, kSoftmax>, grid, dim3(kSmallThreads),
-           small_shared_bytes(kRegions, 2), p);
+           sizeof(SmallShared), p);
   } else {
     launch(accumulate_small_kernel<scalar_t, kRegions, 4, V, kInterleaved, kSoftmax>, grid, dim3(kSmallThreads),
-           small_shared_bytes(kRegions, 4), p);
+           sizeof(SmallShared), p);
   }
 }
 
@@ -107,9 +106,9 @@ void launch_accumulate(const AccumulateParams& p, const AccumulatePlan& plan, La
       }
     });
   });
-  if (!plan.merge) return;
+  if (plan.merge != Merge::kKernel) return;
   launch(merge_kernel, dim3(static_cast<unsigned>(p.shape.images * p.shape.regions)), dim3(kMergeThreads),
-         kMergeSharedBytes, p);
+         sizeof(MergeShared), p);
 }
 
 template <class Launch>

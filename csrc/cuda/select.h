@@ -10,14 +10,21 @@
 
 namespace cas_ext {
 
-constexpr int64_t kSmallLimit = 4;  // regions and channels of the small kernel
-constexpr int64_t kTargetBlocks =
-    1056;  // 8 for each of 132 multiprocessors; a constant, so results are the same on any GPU
-constexpr int64_t kWorkspaceShare = 64;       // the input is at least this many times larger than the partial tables
+constexpr int64_t kSmallLimit = 4;        // regions and channels of the small kernel
+constexpr int64_t kSmallLeastPixels = 16;  // of a thread of it: fewer would cost more to add up than to read
+// 3 blocks for each of 132 multiprocessors. A constant, so that results are the same on any GPU.
+constexpr int64_t kWaveBlocks = 396;
+constexpr int64_t kWaves = 3;       // of blocks, while the partial tables stay below a kSmallShare-th of the input
+constexpr int64_t kSmallShare = 64;
+constexpr int64_t kLargeShare = 4;  // one wave, or as many blocks as leave the tables below this share of the input
 constexpr int64_t kSharedTableBytes = 49152;  // what a block may use without asking for more
 
 enum class AccumulateKernel : int32_t { kSmall, kTable };
 enum class ApplyKernel : int32_t { kPlanar, kInterleaved, kSoftmaxSmall, kSoftmaxTeam };
+
+// How an image's moments come from what its blocks saw: there is one block; the last block to finish merges; a second
+// kernel does.
+enum class Merge : int32_t { kNone, kLastBlock, kKernel };
 
 // V: neighbours that one thread loads at once, pixels of a channel or (where kernels own no pixels) channels of a
 // pixel; 16 bytes of them, or 1 where addresses do not allow that.
@@ -26,7 +33,7 @@ struct AccumulatePlan {
   int64_t V;
   int64_t splits;  // blocks per image
   int64_t pixels_per_split;
-  bool merge;  // whether a second kernel merges the blocks' tables; else the only block's is the image's
+  Merge merge;
 };
 
 struct ApplyPlan {
@@ -56,7 +63,7 @@ inline bool rows_aligned(const PixelArray& a, int64_t images, int64_t rows, int6
   return aligned(a.data) && (images <= 1 || a.image_stride % V == 0) && (rows <= 1 || stride % V == 0);
 }
 
-// V pixels of a channel (planar), or all channels of V pixels that touch (interleaved): load_pixels of device.cuh.
+// V pixels of a channel (planar), or all channels of V pixels that touch (interleaved): PixelPacks of device.cuh.
 inline bool pixels_aligned(const PixelArray& a, const Shape& s, int64_t V) {
   if (s.pixels % V != 0) return false;
   if (!a.interleaved) return rows_aligned(a, s.images, s.channels, a.channel_stride, V);
@@ -73,28 +80,44 @@ inline bool elements_aligned(const PixelArray& a, const Shape& s, int64_t V) {
   return a.pixel_stride == s.channels && s.pixels * s.channels % V == 0 && rows_aligned(a, s.images, 1, 0, V);
 }
 
-inline AccumulatePlan select_accumulate(const AccumulateParams& p, int64_t small_tile, int64_t table_tile) {
+// What the kernels of accumulate work on at a time.
+struct AccumulateTiles {
+  int64_t small_threads;  // of a block of the small kernel
+  int64_t small_pixels;   // of a thread, at most
+  int64_t table_pixels;   // of a tile of the table kernel
+};
+
+// Blocks per image that make at most `blocks` in all, with tables of no more than a share-th of the input.
+inline int64_t splits_within(const Shape& s, int64_t image_bytes, int64_t blocks, int64_t share) {
+  const int64_t table_bytes = s.regions * (s.channels + 2) * static_cast<int64_t>(sizeof(double));
+  return std::min(blocks / std::max<int64_t>(s.images, 1), image_bytes / (share * table_bytes));
+}
+
+inline AccumulatePlan select_accumulate(const AccumulateParams& p, const AccumulateTiles& tiles) {
   const Shape& s = p.shape;
   const int64_t size = bytes_of(p.scalar), wide = 16 / size;
   AccumulatePlan plan{};
+  int64_t tile = tiles.table_pixels;  // blocks own whole tiles
   if (s.regions <= kSmallLimit && s.channels <= kSmallLimit) {
     plan.kernel = AccumulateKernel::kSmall;
     plan.V = pixels_aligned(p.input, s, wide) && aligned(p.target.data) ? wide : 1;
-    plan.pixels_per_split = small_tile;
-    plan.splits = std::max<int64_t>(1, divide_up(s.pixels, small_tile));
-    plan.merge = plan.splits > 1;
-    return plan;
+    tile = tiles.small_threads * kSmallLeastPixels;
+    const int64_t wave = divide_up(s.images * s.pixels, kWaveBlocks), most = tiles.small_threads * tiles.small_pixels;
+    plan.splits = divide_up(s.pixels, std::min(divide_up(std::max<int64_t>(wave, 1), tile) * tile, most));
+  } else {
+    plan.kernel = AccumulateKernel::kTable;
+    plan.V = (p.input.interleaved ? channels_aligned(p.input, s, wide) : pixels_aligned(p.input, s, wide)) ? wide : 1;
+    const int64_t bytes = s.pixels * s.channels * size;
+    plan.splits = std::max(splits_within(s, bytes, kWaves * kWaveBlocks, kSmallShare),
+                           splits_within(s, bytes, kWaveBlocks, kLargeShare));
   }
-  plan.kernel = AccumulateKernel::kTable;
-  plan.merge = true;
-  plan.V = (p.input.interleaved ? channels_aligned(p.input, s, wide) : pixels_aligned(p.input, s, wide)) ? wide : 1;
-  const int64_t table_bytes = s.regions * (s.channels + 2) * static_cast<int64_t>(sizeof(double));
-  const int64_t by_memory = s.pixels * s.channels * size / (kWorkspaceShare * table_bytes);
-  const int64_t by_work = divide_up(s.pixels, table_tile);
-  const int64_t by_blocks = divide_up(kTargetBlocks, std::max<int64_t>(s.images, 1));
-  plan.splits = std::max<int64_t>(1, std::min({by_memory, by_work, by_blocks}));
-  plan.pixels_per_split = divide_up(divide_up(s.pixels, plan.splits), table_tile) * table_tile;
-  plan.splits = std::max<int64_t>(1, divide_up(s.pixels, std::max<int64_t>(plan.pixels_per_split, 1)));
+  const int64_t pixels = std::max<int64_t>(s.pixels, 1);  // a block for an image without pixels, too
+  plan.pixels_per_split = divide_up(divide_up(pixels, std::max<int64_t>(plan.splits, 1)), tile) * tile;
+  plan.splits = divide_up(pixels, plan.pixels_per_split);
+  plan.merge = plan.kernel == AccumulateKernel::kTable  ? Merge::kKernel
+               : plan.splits == 1                       ? Merge::kNone
+               : plan.splits <= tiles.small_threads     ? Merge::kLastBlock  // a thread reads the table of a block
+                                                        : Merge::kKernel;
   return plan;
 }
 

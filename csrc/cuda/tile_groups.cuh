@@ -1,9 +1,11 @@
-// Brings the pixels of a tile together by region, at a cost that hardly depends on how the labels lie. Every pixel gets
-// a place; the places of a region's pixels are neighbours (a run) and keep the pixels' order, so that sums over a run
-// have one order. Runs are in the order of their first pixels; pixels of no region come last.
+// What a tile's segments are: neighbouring places of one region, at most kSegmentPixels of them, each channel of which one
+// thread sums. Pixels stay where they are while that makes few segments, as in coherent masks. Otherwise they are brought
+// together by region, at a cost that hardly depends on how the labels lie: the places of a region's pixels become
+// neighbours (a run) and keep the pixels' order, so that sums over a run have one order. Runs are in the order of their
+// first pixels; pixels of no region come last.
 //
 // Two pixels have the same label if all bits of their labels agree, so ballots find the pixels of a label: one for each
-// bit in which labels of the tile differ, none where the tile lies in one region.
+// bit in which labels of the tile differ.
 #pragma once
 
 #include "device.cuh"
@@ -12,50 +14,110 @@ namespace cas_ext {
 
 constexpr int kTilePixels = 256;  // one thread each
 constexpr int kTileWarps = kTilePixels / kWarpSize;
-constexpr int kSegmentPixels =
-    kWarpSize;  // places whose sums one thread takes, so that a warp finds its segments alone
+constexpr int kSegmentPixels = kWarpSize;  // aligned places, so that a warp finds its segments alone
+constexpr int kFewSegments = 24;           // runs of 25 pixels make 18; what their sums take still fits shared memory
 constexpr int kLabelBits = 31;
-constexpr int kWholeRun = 255;  // in place of a slot
+constexpr unsigned kWholeRun = 255;  // in place of a slot
 
 using TileBits = uint32_t[kTileWarps];  // one bit for each pixel or place of a tile
 
 struct TileGroups {
-  MergeWeights merge[kTilePixels];  // of the run that begins at this place
-  int32_t region[kTilePixels];      // at each place, kIgnored for none
-  uint16_t place[kTilePixels];      // of each pixel, as padded() has it
-  uint16_t begin[kTilePixels];      // first place of the run whose first pixel this is
-  uint16_t length[kTilePixels];     // of the run that begins at this place
-  uint32_t segment[kTilePixels + kTileWarps];
-  TileBits members;          // which pixels belong to a region
-  uint32_t any[kTileWarps];  // or and and of each warp's labels
+  double fraction[kTilePixels];  // merge_weights of the region that begins at this place
+  int32_t region[kTilePixels];   // of the segment that begins at this place; grouped: at each place, kIgnored for none
+  uint32_t segment[kTilePixels];
+  uint16_t length[kTilePixels];  // pixels of the region that begins at this place
+  uint16_t place[kTilePixels];   // grouped: of each pixel, as padded() has it
+  uint32_t peers[kFewSegments];  // not grouped: the segments of this segment's region
+  uint32_t leaders;              // not grouped: each region's first segment
+  TileBits members;              // which pixels belong to a region
+  uint32_t any[kTileWarps];      // or and and of each warp's labels
   uint32_t all[kTileWarps];
   int32_t total[kTileWarps];     // pixels whose runs begin in each warp's pixels
-  int32_t segments[kTileWarps];  // that lie in each warp's places
+  uint32_t segments[kTileWarps];  // that lie in each warp's places
   int32_t long_run[kTileWarps];  // begin of the run that leaves the warp's places, or -1; at most one does
 };
 
+// What only group_pixels needs.
+struct GroupScratch {
+  TileBits bits[kLabelBits];
+  uint16_t begin[kTilePixels];  // first place of the run whose first pixel this is
+};
+
 // Rows of staged values have a gap after every 32 places: no bank conflicts where lanes hold neighbouring pixels.
-__device__ __forceinline__ int padded(int place) { return place + place / kWarpSize; }
+__device__ __forceinline__ constexpr unsigned padded(unsigned place) { return place + place / kWarpSize; }
 constexpr int kRowPlaces = kTilePixels + kTileWarps + 1;  // odd: no conflicts either where lanes hold channels
 
-// Part of a run within kSegmentPixels aligned places. slot: where its sums go, or kWholeRun if it is the whole run.
+// slot: where its sums go, or kWholeRun if it is all of its region that the tile has.
 struct Segment {
-  int begin, length, slot;
+  unsigned begin, length, slot;
 
   __device__ __forceinline__ uint32_t packed() const { return begin | length << 8 | slot << 16; }
 };
 __device__ __forceinline__ Segment unpack(uint32_t packed) {
-  return {static_cast<int>(packed & 255), static_cast<int>(packed >> 8 & 255), static_cast<int>(packed >> 16)};
+  return {packed & 255, packed >> 8 & 255, packed >> 16};
 }
 
-// Two slots for each kSegmentPixels places: for the segment that goes on from the left, and for one that begins here
-// and goes on to the right.
-constexpr int kSlots = 2 * kTileWarps;
-__device__ __forceinline__ int slot_of(int place, bool begins) { return 2 * (place / kSegmentPixels) + begins; }
+// Grouped, two slots for each kSegmentPixels places: for the segment that goes on from the left, and for one that begins
+// here and goes on to the right.
+constexpr int kSlots = kFewSegments;
+static_assert(2 * kTileWarps <= kSlots && kFewSegments <= kWarpSize);
+__device__ __forceinline__ unsigned slot_of(unsigned place, bool begins) { return 2 * (place / kSegmentPixels) + begins; }
+
+// What a thread knows of its place.
+struct PlaceInfo {
+  bool starts;      // a segment
+  unsigned index;   // of that segment
+  unsigned length;  // of that segment
+  unsigned total;   // segments of the tile
+};
+
+// Thread: a place of this region. All threads pass a barrier.
+__device__ __forceinline__ PlaceInfo find_segments(int32_t region, TileGroups& tile) {
+  const unsigned lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
+  const int32_t left = __shfl_up_sync(kFullWarp, region, 1);
+  const bool differs = lane == 0 || left != region, starts = differs && region >= 0;
+  const unsigned later = __ballot_sync(kFullWarp, differs) >> lane >> 1, votes = __ballot_sync(kFullWarp, starts);
+  if (lane == 0) tile.segments[warp] = __popc(votes);
+  __syncthreads();
+  unsigned index = __popc(votes & ((1u << lane) - 1)), total = 0;
+#pragma unroll
+  for (unsigned w = 0; w < kTileWarps; ++w) {
+    index += w < warp ? tile.segments[w] : 0;
+    total += tile.segments[w];
+  }
+  return {starts, index, later ? static_cast<unsigned>(__ffs(later)) : kWarpSize - lane, total};
+}
+
+// Thread: a pixel of this region, in a tile of few segments. Fills tile.segment, which the next barrier shows to all.
+__device__ __forceinline__ void list_segments(int32_t region, const PlaceInfo& own, TileGroups& tile) {
+  if (!own.starts) return;
+  const unsigned place = threadIdx.x;
+  tile.segment[own.index] = Segment{place, own.length, own.index}.packed();
+  tile.region[place] = region;
+}
+
+// Warp, after list_segments and a barrier: tells which segments belong to one region, and adds their pixels to `count`.
+__device__ __forceinline__ void match_segments(unsigned segments, TileGroups& tile, int64_t* count) {
+  const unsigned lane = threadIdx.x % kWarpSize;
+  const bool exists = lane < segments;
+  const Segment segment = exists ? unpack(tile.segment[lane]) : Segment{0, 0, 0};
+  const int32_t region = exists ? tile.region[segment.begin] : kIgnored;
+  const unsigned peers = __match_any_sync(kFullWarp, region);
+  const unsigned n = __reduce_add_sync(peers, segment.length);
+  const bool leads = exists && (peers & ((1u << lane) - 1)) == 0;
+  const unsigned leaders = __ballot_sync(kFullWarp, leads);
+  if (lane == 0) tile.leaders = leaders;
+  if (!leads) return;
+  const int64_t before = count[region];
+  count[region] = before + n;
+  tile.fraction[segment.begin] = merge_weights(static_cast<double>(before), n).fraction;
+  tile.length[segment.begin] = static_cast<uint16_t>(n);
+  tile.peers[lane] = peers;
+}
 
 // Thread: a pixel of this region (or kIgnored). Fills tile.place, tile.region, tile.length for all threads and returns
-// the pixel's padded place. `bits` holds kLabelBits rows. All threads have passed a barrier when it returns.
-__device__ __forceinline__ int group_pixels(int32_t region, TileGroups& tile, TileBits* bits) {
+// the pixel's padded place. All threads have passed a barrier when it returns.
+__device__ __forceinline__ int group_pixels(int32_t region, TileGroups& tile, GroupScratch& scratch) {
   const int x = threadIdx.x, lane = x % kWarpSize, warp = x / kWarpSize;
   const unsigned below = (1u << lane) - 1;
   const bool member = region >= 0;
@@ -78,29 +140,18 @@ __device__ __forceinline__ int group_pixels(int32_t region, TileGroups& tile, Ti
     members_before += w < warp ? __popc(same[w]) : 0;
     members_total += __popc(same[w]);
   }
-  const auto put = [&](int place_of_member) {
-    const int place = member ? place_of_member : members_total + x - members_before;
-    tile.place[x] = static_cast<uint16_t>(padded(place));
-    tile.region[place] = member ? region : kIgnored;
-    __syncthreads();
-    return padded(place);
-  };
   const unsigned varying = in_any & ~in_all;
-  if (varying == 0) {  // one region
-    if (member && members_before == 0) tile.length[0] = static_cast<uint16_t>(members_total);
-    return put(members_before);
-  }
   int row = 0;
   for (unsigned rest = varying; rest != 0; rest &= rest - 1, ++row) {
     const unsigned votes = __ballot_sync(kFullWarp, region >> (__ffs(rest) - 1) & 1);
-    if (lane == 0) bits[row][warp] = votes;
+    if (lane == 0) scratch.bits[row][warp] = votes;
   }
   __syncthreads();
   row = 0;
   for (unsigned rest = varying; rest != 0; rest &= rest - 1, ++row) {
     const unsigned flip = region >> (__ffs(rest) - 1) & 1 ? 0u : ~0u;
 #pragma unroll
-    for (int w = 0; w < kTileWarps; ++w) same[w] &= bits[row][w] ^ flip;
+    for (int w = 0; w < kTileWarps; ++w) same[w] &= scratch.bits[row][w] ^ flip;
   }
   int n = 0, rank = 0, first = 0;
 #pragma unroll
@@ -123,46 +174,43 @@ __device__ __forceinline__ int group_pixels(int32_t region, TileGroups& tile, Ti
 #pragma unroll
   for (int w = 0; w < kTileWarps; ++w) begin += w < warp ? tile.total[w] : 0;
   if (own > 0) {
-    tile.begin[x] = static_cast<uint16_t>(begin);
+    scratch.begin[x] = static_cast<uint16_t>(begin);
     tile.length[begin] = static_cast<uint16_t>(n);
   }
   __syncthreads();
-  return put(member ? tile.begin[first] + rank : 0);
+  const int place = member ? scratch.begin[first] + rank : members_total + x - members_before;
+  tile.place[x] = static_cast<uint16_t>(padded(place));
+  tile.region[place] = member ? region : kIgnored;
+  __syncthreads();
+  return padded(place);
 }
 
-// What a thread knows of its place, after group_pixels.
-struct PlaceInfo {
-  int32_t region;  // whose run begins here, or kIgnored
-  int length;      // of that run
-  int segments;    // of the tile
+// What a thread knows of its place in a grouped tile.
+struct RunInfo {
+  int32_t region;     // whose run begins here, or kIgnored
+  unsigned segments;  // of the tile
 };
 
-// Thread: a place. Fills tile.segment, which the next barrier shows to all threads, and tile.long_run.
-__device__ __forceinline__ PlaceInfo list_segments(TileGroups& tile) {
-  const int place = threadIdx.x, lane = place % kWarpSize, warp = place / kWarpSize;
+// Thread: a place, after group_pixels. Fills tile.segment, which the next barrier shows to all threads, and
+// tile.long_run; adds the runs' pixels to `count`.
+__device__ __forceinline__ RunInfo list_runs(TileGroups& tile, int64_t* count) {
+  const unsigned place = threadIdx.x;
   const int32_t region = tile.region[place];
-  const bool differs = place == 0 || tile.region[place - 1] != region;
-  const bool begins = region >= 0 && differs, starts_segment = region >= 0 && (differs || lane == 0);
-  const unsigned later = __ballot_sync(kFullWarp, differs) >> lane >> 1;
-  const int length = later ? __ffs(later) : kWarpSize - lane, run_length = begins ? tile.length[place] : 0;
-  const bool whole = begins && length == run_length;
-  const unsigned votes = __ballot_sync(kFullWarp, starts_segment);
+  const PlaceInfo own = find_segments(region, tile);
+  const bool begins = own.starts && (place == 0 || tile.region[place - 1] != region);
+  const unsigned n = begins ? tile.length[place] : 0;
+  const bool whole = own.length == n;
   const unsigned leaves = __ballot_sync(kFullWarp, begins && !whole);
-  if (lane == 0) {
-    tile.segments[warp] = __popc(votes);
-    tile.long_run[warp] = leaves ? place + __ffs(leaves) - 1 : -1;
+  if (place % kWarpSize == 0) tile.long_run[place / kWarpSize] = leaves ? static_cast<int>(place) + __ffs(leaves) - 1 : -1;
+  if (own.starts) {
+    tile.segment[own.index] = Segment{place, own.length, whole ? kWholeRun : slot_of(place, begins)}.packed();
   }
-  __syncthreads();
-  int index = __popc(votes & ((1u << lane) - 1)), total = 0;
-#pragma unroll
-  for (int w = 0; w < kTileWarps; ++w) {
-    index += w < warp ? tile.segments[w] : 0;
-    total += tile.segments[w];
+  if (begins) {
+    const int64_t before = count[region];
+    count[region] = before + n;
+    tile.fraction[place] = merge_weights(static_cast<double>(before), n).fraction;
   }
-  if (starts_segment) {
-    tile.segment[index] = Segment{place, length, whole ? kWholeRun : slot_of(place, begins)}.packed();
-  }
-  return {begins ? region : kIgnored, run_length, total};
+  return {begins ? region : kIgnored, own.total};
 }
 
 }  // namespace cas_ext

@@ -1,4 +1,5 @@
 // The Python module of the CUDA kernels of csrc/cuda, launched on NumPy arrays exactly as operators.cu launches them.
+#include <random>
 #include <string>
 #include <vector>
 
@@ -44,7 +45,15 @@ Shape shape_of(const py::array& input, int64_t regions) {
   return {input.shape(0), regions, input.shape(1), pixels};
 }
 
-// `first_invalid` comes back as the fourth result.
+// What an image's word of workspace may hold before a launch: anything, and what a launch that was cut off left.
+py::array_t<uint64_t> stale_words(int64_t images, uint64_t launches) {
+  static std::mt19937_64 random(1);
+  py::array_t<uint64_t> words(images);
+  for (int64_t b = 0; b < images; ++b) words.mutable_at(b) = b % 2 ? arrival_number(launches - 1) + 1 : random();
+  return words;
+}
+
+// `first_invalid` comes back as the fourth result, the words that told the last blocks as the fifth.
 py::tuple accumulate(const py::array& input, int scalar, const py::array& target, int label, int64_t regions,
                      int64_t ignore_index, int activation) {
   simt::Arrays arrays;
@@ -64,10 +73,14 @@ py::tuple accumulate(const py::array& input, int scalar, const py::array& target
   const int64_t bytes = workspace_bytes(p.shape, plan);
   void* workspace = nullptr;
   if (bytes > 0) workspace = arrays.workspace("workspace", bytes, 8);
-  place_workspace(p, plan, workspace);
+  static uint64_t launches = 0;
+  place_workspace(p, plan, workspace, launches);
+  const bool counted = p.arrivals != nullptr;
+  if (counted) p.arrivals = arrays.inout("arrivals", stale_words(B, launches));
+  ++launches;
   launch_accumulate(p, plan, simt::Launch{});
-  return py::make_tuple(arrays.take("count"), arrays.take("mean"), arrays.take("scatter"),
-                        arrays.take("first_invalid"));
+  return py::make_tuple(arrays.take("count"), arrays.take("mean"), arrays.take("scatter"), arrays.take("first_invalid"),
+                        counted ? arrays.take("arrivals") : py::array_t<uint64_t>(0));
 }
 
 py::tuple finalise(const py::array& count, const py::array& mean, const py::array& scatter, double alpha, int pairs,
@@ -136,7 +149,8 @@ py::dict plan_of_accumulate(const Sizes& sizes, int scalar, uintptr_t input, con
   result["V"] = plan.V;
   result["splits"] = plan.splits;
   result["pixels_per_split"] = plan.pixels_per_split;
-  result["merge"] = plan.merge;
+  const char* const merges[] = {"none", "last block", "kernel"};
+  result["merge"] = merges[static_cast<int>(plan.merge)];
   result["workspace_bytes"] = workspace_bytes(p.shape, plan);
   return result;
 }

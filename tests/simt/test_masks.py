@@ -6,9 +6,10 @@ import torch
 from cas_ext import reference
 from simt import emulated
 
-from .specialisations import BLOCK_PIXELS, IGNORED
+from .specialisations import BLOCK_BYTES, BLOCK_PIXELS, IGNORED
 
 PIXELS = 3 * BLOCK_PIXELS - 41  # three tiles, the last one cut
+BLOCK_CHANNELS = BLOCK_BYTES // 4  # of float32
 
 
 def stripes(width, labels):
@@ -102,7 +103,8 @@ def test_a_table_is_touched_once_per_tile_and_region(mask):
     )["splits"]
     visits = sum(len(tile) for tile in tiles)
     zeroed_and_flags = 2 * splits * (regions + 1)
-    assert stored == visits * (channels + 2) + zeroed_and_flags  # means, count and scatter
+    blocks = -(-channels // BLOCK_CHANNELS)  # of channels: a tile of few segments adds to the scatter with each
+    assert visits * (channels + 2) <= stored - zeroed_and_flags <= visits * (channels + 1 + blocks)
 
 
 @LAYOUTS

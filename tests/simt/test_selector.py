@@ -14,6 +14,7 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
 IMAGES = 2
 SIZES = {dtype: dtype.itemsize for dtype in DTYPES}
 WORDS = {"otherwise": "True"}
+WAVE = 396  # kWaveBlocks: 3 blocks for each of 132 multiprocessors
 
 
 def table() -> list[tuple[str, str, str]]:
@@ -141,11 +142,40 @@ def test_blocks_share_an_image_and_their_tables_stay_small(dtype, regions, chann
     )
     splits, share = plan["splits"], plan["pixels_per_split"]
     assert splits * share >= pixels > (splits - 1) * share or (pixels, splits) == (0, 1)
-    assert share % (SMALL_PIXELS if plan["kernel"] == "accumulate_small" else BLOCK_PIXELS) == 0
-    if not plan["merge"]:  # one block saw the image: it writes the moments themselves
-        assert (plan["kernel"], splits, plan["workspace_bytes"]) == ("accumulate_small", 1, 0)
-        return
-    tables = 8 * regions * (channels + 2) * images
-    assert plan["workspace_bytes"] == splits * (tables + 8 * images)
-    limit = images * pixels * channels * SIZES[dtype] / 64
-    assert splits * tables <= limit + (tables if plan["kernel"] == "accumulate_small" else 0) or splits == 1
+    blocks = splits * images
+    if plan["kernel"] == "accumulate_small":
+        least, most = SMALL_PIXELS
+        assert share % least == 0 and least <= share <= most
+        assert share == least or share * (blocks - images) < pixels * images  # a wave of blocks, while they are large enough
+        assert share == most or blocks <= max(WAVE + images, images)
+        assert plan["merge"] == ("none" if splits == 1 else "last block" if splits <= 256 else "kernel")
+        if splits == 1:  # one block saw the image: it writes the moments themselves
+            assert plan["workspace_bytes"] == 0
+            return
+    else:
+        assert share % BLOCK_PIXELS == 0 and plan["merge"] == "kernel"
+    tables = 8 * regions * (channels + 2) * blocks
+    words = 8 * images if plan["merge"] == "last block" else 0
+    assert plan["workspace_bytes"] == tables + 8 * blocks + words
+    input = images * pixels * channels * SIZES[dtype]
+    if plan["kernel"] == "accumulate_table" and splits > 1:
+        assert (blocks <= WAVE and tables <= input / 4) or (blocks <= 3 * WAVE and tables <= input / 64)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_grid_of_cases_fills_the_multiprocessors(dtype):
+    """Blocks and workspace of the cases of benchmarks/speed: what docs/performance.md says of them."""
+    for images, regions, channels, pixels, least in (
+        (40, 2, 2, 256**2, 264),
+        (16, 20, 21, 512**2, 396),
+        (8, 100, 64, 512**2, 264),
+        (4, 1000, 32, 1024**2, 132 if SIZES[dtype] == 2 else 264),
+        (1, 2, 2, 16384**2, 396),
+        (1, 64, 4, 256**3, 396),
+    ):
+        memory = Memory(SIZES[dtype], channels, pixels, False, 0, 0)
+        plan = emulated.kernels().select_accumulate(
+            [images, regions, channels, pixels], emulated.SCALARS[dtype], memory.address, memory.strides, False, 4096
+        )
+        assert images * plan["splits"] >= least, (regions, channels, plan)
+        print(regions, channels, dtype, images * plan["splits"], plan["workspace_bytes"])
