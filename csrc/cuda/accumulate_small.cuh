@@ -1,10 +1,9 @@
 // accumulate_small_kernel: N <= kRegions, M <= kChannels (at most 4): every sum lives in registers.
 // Grid:   B * splits blocks of kSmallThreads. A block owns pixels_per_split consecutive pixels of one image.
 // Thread: V neighbouring pixels of each row of the block's share, at most kSmallPixels in all.
-// Bytes:  reads P (M e + l) per image once; writes one table per block, the result where an image has one block. Where it
-//         has few, the last one to finish reads the tables and writes the result.
-// Why:    no shared-memory traffic per pixel, and no atomics on what is summed: thread, warp, block and image merge in a
-//         fixed order.
+// Bytes:  reads P (M e + l) per image once; writes one table per block, the result where an image has one block. Of a
+//         few blocks, the last one to finish reads the tables and writes the result.
+// Why:    no shared memory per pixel, and no atomics on what is summed: threads, warps, blocks merge in a fixed order.
 #pragma once
 
 #include "arrival.cuh"
@@ -69,20 +68,19 @@ struct PilotSums {
   int n;
   acc_t pilot[kChannels], sum[kChannels], square;  // square: over all channels
 
-  // Counts the pixels of region i. The first of them is its first pilot.
+  // The first pixel of region i is its first pilot.
   template <int V>
   __device__ __forceinline__ void meet(int i, const int32_t (&region)[V], const acc_t (&s)[V][kChannels]) {
-    int found = 0;
+    if (n > 0) return;
+    bool found = false;
 #pragma unroll
-    for (int k = 0; k < V; ++k) found += region[k] == i;
-    if (n == 0 && found > 0) {
+    for (int k = 0; k < V; ++k) found = found || region[k] == i;
+    if (!found) return;
 #pragma unroll
-      for (int k = V - 1; k >= 0; --k) {
+    for (int k = V - 1; k >= 0; --k) {
 #pragma unroll
-        for (int m = 0; m < kChannels; ++m) pilot[m] = region[k] == i ? s[k][m] : pilot[m];
-      }
+      for (int m = 0; m < kChannels; ++m) pilot[m] = region[k] == i ? s[k][m] : pilot[m];
     }
-    n += found;
   }
 
   // Moves the pilot to the mean so far: an outlier met first must not cost digits for the rest.
@@ -114,6 +112,7 @@ __device__ __forceinline__ void add_pixel(PilotSums<acc_t, kChannels> (&regions)
 #pragma unroll
   for (int i = 0; i < kRegions; ++i) {
     if (region != i) continue;
+    ++regions[i].n;
     regions[i].square += square;
 #pragma unroll
     for (int m = 0; m < kChannels; ++m) regions[i].sum[m] += d[m];

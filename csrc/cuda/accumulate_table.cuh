@@ -1,20 +1,20 @@
 // accumulate_table_kernel: any N and M.
-// Grid:   B * splits blocks of kTableThreads. A block owns pixels_per_split consecutive pixels of one image and the partial
-//         table (N, M) of its own in global memory. It walks its pixels in tiles of kTilePixels.
-// Block:  lists a tile's segments (tile_groups.cuh) and lays kBlockChannels channels at a time in shared memory, each row
-//         one channel. While it sums them, the loads of what comes next are under way.
+// Grid:   B * splits blocks of kTableThreads. A block owns pixels_per_split consecutive pixels of one image and a table
+//         (N, M) of its own in global memory. It walks its pixels in tiles of kTilePixels.
+// Block:  lists a tile's segments (tile_groups.cuh) and lays kBlockChannels channels at a time in shared memory, a row
+//         for each. While it sums them, the loads of what comes next are under way.
 // Thread: one channel of one segment, at most kSegmentPixels pixels of a region; lanes: neighbouring channels.
-// Warp:   adds up the segments of one region and adds the region to the table. (Grouped: a thread, where the segment is
-//         all of its region.) Each cell of the table has one owner at a time, so no atomics.
+// Warp:   adds up the segments of a region and adds the region to the table (grouped: a thread, where the segment is
+//         all of its region). Each cell of the table has one owner at a time, so no atomics.
 // Bytes:  reads P (M e + l) per image once; per tile and region in it, reads and writes a row of the table (in L2).
-//         With a softmax in front and M > kBlockChannels, logits are read twice, first for each pixel's largest and sum of
-//         exponentials, then from L1 or L2.
-// Why:    the work per element does not depend on how labels lie, only that per region of a tile. Sums are about a pilot
-//         of the same 32 pixels, so nothing cancels; segments and tiles merge by Chan's rule.
+//         With a softmax in front and M > kBlockChannels, logits are read twice, first for each pixel's largest and sum
+//         of exponentials, then from L1 or L2.
+// Why:    the work per element does not depend on how labels lie, only that per region of a tile. Sums are about a
+//         pilot of the same 32 pixels, so nothing cancels; segments and tiles merge by Chan's rule.
 #pragma once
 
 #include "softmax.cuh"
-#include "tile_groups.cuh"
+#include "tile_values.cuh"
 
 namespace cas_ext {
 
@@ -28,10 +28,6 @@ constexpr int table_blocks(int V, bool softmax) {
   if (softmax) return kDouble ? 1 : 2;
   return kDouble || V == 1 ? 2 : 3;
 }
-
-// Channels in shared memory at a time: rows of 34 KB in all, so that a block stays below 48 KB.
-template <class acc_t>
-constexpr int kBlockChannels = 128 / static_cast<int>(sizeof(acc_t));
 
 // What a group of values amounts to. mean = pilot + offset, which keeps digits that one number would lose.
 template <class acc_t>
@@ -53,106 +49,6 @@ __device__ __forceinline__ CenteredSums<acc_t> centered_sums(acc_t pilot, acc_t 
   }
 }
 
-// The sums of segments that wait for others of their region, by slot and channel.
-template <class acc_t>
-struct PartialSums {
-  using Rows = acc_t[kSlots][kBlockChannels<acc_t>];
-  Rows pilot, offset, scatter;
-};
-
-template <class acc_t>
-struct TableShared {
-  TileGroups tile;
-  long long scratch_min[kTileWarps];
-  acc_t inverse[kSegmentPixels + 1];  // 1 / n
-  union {
-    GroupScratch scratch;  // while pixels are grouped
-    PartialSums<acc_t> part;
-  };
-  acc_t value[kBlockChannels<acc_t>][kRowPlaces];  // grouped: later, where a run begins, what it adds to the scatter
-};
-
-// A thread's share of a tile's values as they are in memory, from the load to the store into shared memory.
-template <class scalar_t, int V, bool kInterleaved>
-struct TileValues {
-  using acc_t = acc_of<scalar_t>;
-  static constexpr unsigned kChannels = kBlockChannels<acc_t>, kPacks = kChannels / V;
-  static constexpr unsigned kRows = kChannels / kTileWarps;  // planar: channels of a warp
-  static constexpr unsigned kPiece = kWarpSize * V;          // planar: pixels of one load of a warp
-  static constexpr unsigned kPieces = kTilePixels / kPiece;
-  static_assert(kPacks == kRows * kPieces);
-
-  // The first pixel and channel. Interleaved: pixels from one pack to the next, of the same channels; threads that would
-  // have to change channels stay idle.
-  struct Start {
-    unsigned x, m, step;
-  } start;
-  Pack<scalar_t, V> pack[kPacks];
-
-  static __device__ __forceinline__ Start start_of(unsigned channels) {
-    const unsigned thread = threadIdx.x;
-    if constexpr (!kInterleaved) return {thread % kWarpSize * V, thread / kWarpSize * kRows, 0};
-    const unsigned row = channels / V, step = kTableThreads / row, x = thread / row;
-    return {x < step ? x : kTilePixels, thread % row * V, step};
-  }
-
-  // `from`: the tile's first pixel in the first of `channels` channels.
-  __device__ __forceinline__ void load(const scalar_t* from, const PixelArray& input, unsigned pixels,
-                                       unsigned channels) {
-    const auto [x, m, step] = start = start_of(channels);
-    from += x * input.pixel_stride + m * input.channel_stride;
-    if constexpr (kInterleaved) {
-#pragma unroll
-      for (unsigned k = 0; k < kPacks; ++k, from += step * input.pixel_stride) {
-        if (x + k * step < pixels) pack[k] = load_pack<V>(from);
-      }
-    } else {
-#pragma unroll
-      for (unsigned row = 0; row < kRows; ++row, from += input.channel_stride) {
-        if (m + row >= channels) break;
-#pragma unroll
-        for (unsigned j = 0; j < kPieces; ++j) {
-          if (x + j * kPiece < pixels) pack[row * kPieces + j] = load_pack<V>(from + j * kPiece);
-        }
-      }
-    }
-  }
-
-  // Puts the values where their pixels have their places.
-  __device__ __forceinline__ void store(TableShared<acc_t>& shared, unsigned pixels, unsigned channels,
-                                        bool grouped) const {
-    if constexpr (kInterleaved) {
-      const auto [x, m, step] = start;
-#pragma unroll
-      for (unsigned k = 0; k < kPacks; ++k) {
-        if (x + k * step >= pixels) break;
-        const unsigned place = grouped ? shared.tile.place[x + k * step] : padded(x + k * step);
-#pragma unroll
-        for (unsigned v = 0; v < V; ++v) shared.value[m + v][place] = to_acc(pack[k].v[v]);
-      }
-    } else {
-      const auto [x, m, step] = start_of(channels);  // to spare registers
-#pragma unroll
-      for (unsigned j = 0; j < kPieces; ++j) {
-        if (x + j * kPiece >= pixels) break;
-        unsigned place[V];  // the same in each channel
-#pragma unroll
-        for (unsigned v = 0; v < V; ++v) place[v] = padded(x) + j * padded(kPiece) + v;
-        if (grouped) {
-#pragma unroll
-          for (unsigned v = 0; v < V; ++v) place[v] = shared.tile.place[x + j * kPiece + v];
-        }
-#pragma unroll
-        for (unsigned row = 0; row < kRows; ++row) {
-          if (m + row >= channels) break;
-#pragma unroll
-          for (unsigned v = 0; v < V; ++v) shared.value[m + row][place[v]] = to_acc(pack[row * kPieces + j].v[v]);
-        }
-      }
-    }
-  }
-};
-
 // Adds what the tile has of a region, `begin` its first place, to a channel of the table. Returns what that adds to the
 // scatter.
 template <class acc_t>
@@ -167,17 +63,28 @@ __device__ __forceinline__ acc_t add_to_table(const TileGroups& tile, unsigned b
 
 // Lanes: the channels, rounded up to a power of two, of as many segments as a warp has room for.
 template <class acc_t>
-__device__ __forceinline__ void add_segments(TableShared<acc_t>& shared, unsigned segments, unsigned channels, unsigned M,
-                                             double* table_mean) {
+__device__ __forceinline__ void add_segments(TableShared<acc_t>& shared, unsigned segments, unsigned channels,
+                                             unsigned M, double* table_mean) {
   const unsigned bits = kWarpSize - __clz(channels - 1), c = threadIdx.x & ((1u << bits) - 1);
   if (c >= channels) return;
   for (unsigned s = threadIdx.x >> bits; s < segments; s += kTableThreads >> bits) {
     const Segment segment = unpack(shared.tile.segment[s]);
     acc_t* value = &shared.value[c][padded(segment.begin)];
-    const auto sums = centered_sums(
-        value[0], shared.inverse[segment.length], [&](acc_t pilot, acc_t& sum, acc_t& square) {
-#pragma unroll 4
-          for (unsigned k = 0; k < segment.length; ++k) {
+    const auto sums =
+        centered_sums(value[0], shared.inverse[segment.length], [&](acc_t pilot, acc_t& sum, acc_t& square) {
+          unsigned k = 0;
+#pragma unroll 1
+          for (; k + 4 <= segment.length; k += 4) {  // pairs first: fewer additions to a sum that has grown
+            acc_t d[4];
+#pragma unroll
+            for (unsigned j = 0; j < 4; ++j) {
+              d[j] = value[k + j] - pilot;
+              square += d[j] * d[j];
+            }
+            sum += (d[0] + d[1]) + (d[2] + d[3]);
+          }
+#pragma unroll 1
+          for (; k < segment.length; ++k) {
             const acc_t d = value[k] - pilot;
             sum += d;
             square += d * d;
@@ -196,8 +103,8 @@ __device__ __forceinline__ void add_segments(TableShared<acc_t>& shared, unsigne
 
 // Adds up the segments of a region, n pixels in all: visit(body) calls body(slot, length) for each, the first `slot`.
 template <class acc_t, class Visit>
-__device__ __forceinline__ CenteredSums<acc_t> sum_segments(const PartialSums<acc_t>& part, unsigned slot, unsigned c, int n,
-                                                            Visit visit) {
+__device__ __forceinline__ CenteredSums<acc_t> sum_segments(const PartialSums<acc_t>& part, unsigned slot, unsigned c,
+                                                            int n, Visit visit) {
   const acc_t about = part.pilot[slot][c] + part.offset[slot][c];
   return centered_sums(about, acc_t(1) / n, [&](acc_t pilot, acc_t& sum, acc_t& square) {
     visit([&](unsigned from, int length) {
@@ -275,7 +182,9 @@ __global__ void __launch_bounds__(kTableThreads, table_blocks<scalar_t>(V, kSoft
   long long invalid = kNoPixel;
   TileValues<scalar_t, V, kInterleaved> values;
   const auto channels_from = [&](unsigned m0) { return M - m0 < kChannels ? M - m0 : kChannels; };
-  const auto pixels_from = [&](int64_t x0) { return static_cast<unsigned>(end - x0 < kTilePixels ? end - x0 : kTilePixels); };
+  const auto pixels_from = [&](int64_t x0) {
+    return static_cast<unsigned>(end - x0 < kTilePixels ? end - x0 : kTilePixels);
+  };
   const auto load = [&](int64_t x0, unsigned m0) {
     values.load(input + x0 * p.input.pixel_stride + m0 * p.input.channel_stride, p.input, pixels_from(x0),
                 channels_from(m0));

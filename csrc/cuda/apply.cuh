@@ -1,8 +1,7 @@
-// apply: input (B,M,P), target (B,P), coefficients -> gradient (B,M,P); 0 at ignored pixels, NaN at labels out of range.
-// Grid:   B * tiles blocks of kApplyThreads.
-// Thread: planar: V neighbouring pixels in every channel. Interleaved: V neighbouring elements of the block's pixels.
-// Bytes:  reads P (M e + l), writes P M e per image, each element once.
-// Why:    the coefficients come from shared memory where they fit it, so that only pixels stream through L1.
+// apply: input (B,M,P), target (B,P), coefficients -> gradient (B,M,P); 0 at ignored pixels, NaN at labels out of
+// range. Grid:   B * tiles blocks of kApplyThreads. Thread: planar: V neighbouring pixels in every channel.
+// Interleaved: V neighbouring elements of the block's pixels. Bytes:  reads P (M e + l), writes P M e per image, each
+// element once. Why:    coefficients come from shared memory where they fit it, so that only pixels stream through L1.
 #pragma once
 
 #include "device.cuh"

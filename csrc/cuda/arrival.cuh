@@ -1,9 +1,11 @@
-// Which block of an image is the last to finish, without a counter that must be zero before the launch: a memset would be a
-// launch of its own, and a counter that is kept between launches would be shared by streams and by captured graphs.
+// Which block of an image is the last to finish, without a counter that must be zero before the launch: a memset would
+// be a launch of its own, and a counter that is kept between launches would be shared by streams and by captured
+// graphs.
 //
-// An image's word of workspace holds whatever it held. A block that does not find this launch's number in it is the first
-// and starts to count. The last block clears the word, so that a graph that is replayed, with the same number, starts
-// anew. Numbers have 55 bits and read as NaN: no count and no table looks like one, and random bits do once in 2^55.
+// An image's word of workspace holds whatever it held. A block that does not find this launch's number in it is the
+// first and starts to count. The last block clears the word, so that a graph that is replayed, with the same number,
+// starts anew. Numbers have 55 bits and read as NaN: no count and no table looks like one, and random bits do once in
+// 2^55.
 #pragma once
 
 #include "device.cuh"
@@ -21,8 +23,8 @@ inline uint64_t arrival_number(uint64_t launches) {
   return (z ^ z >> 31 | 0x7ff4ull << 48) >> kArrivalBits << kArrivalBits;
 }
 
-// Whether this block is the last of `blocks` to call this with an image's word. What the others wrote before is visible to
-// all threads of the last one then. `flag`: shared memory.
+// Whether this block is the last of `blocks` to call this with an image's word. What the others wrote before is visible
+// to all threads of the last one then. `flag`: shared memory.
 __device__ __forceinline__ bool last_to_arrive(unsigned long long* word, uint64_t number, int64_t blocks, int* flag) {
   __syncthreads();  // the block has written
   if (threadIdx.x == 0) {

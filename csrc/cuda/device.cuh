@@ -179,6 +179,12 @@ __device__ __forceinline__ T warp_sum(T value) {
   return value;
 }
 
+__device__ __forceinline__ unsigned warp_or(unsigned value) {  // __reduce_or_sync needs sm_80
+#pragma unroll
+  for (int step = kWarpSize / 2; step > 0; step /= 2) value |= __shfl_xor_sync(kFullWarp, value, step);
+  return value;
+}
+
 __device__ __forceinline__ long long warp_min(long long value) {
 #pragma unroll
   for (int step = kWarpSize / 2; step > 0; step /= 2) {

@@ -2,8 +2,8 @@
 // Grid:   B * N blocks of kMergeThreads; a block owns one region of one image.
 // Thread: one channel, of up to 32 at a time, of every rows-th split; lanes: neighbouring channels.
 // Bytes:  reads the partial means twice (from L2, then L1), where a block met the region; writes the moments once.
-// Why:    mean first, then the scatter about it: the same result whatever the number of splits, to double rounding. Sums
-//         over splits are trees, so that two regions of 4096 splits take no longer than a thousand regions of 99.
+// Why:    mean first, then the scatter about it: the same result whatever the number of splits, to double rounding.
+//         Sums over splits are trees, so that two regions of 4096 splits take no longer than a thousand of 98.
 #pragma once
 
 #include "device.cuh"

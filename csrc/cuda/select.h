@@ -10,11 +10,11 @@
 
 namespace cas_ext {
 
-constexpr int64_t kSmallLimit = 4;        // regions and channels of the small kernel
+constexpr int64_t kSmallLimit = 4;         // regions and channels of the small kernel
 constexpr int64_t kSmallLeastPixels = 16;  // of a thread of it: fewer would cost more to add up than to read
 // 3 blocks for each of 132 multiprocessors. A constant, so that results are the same on any GPU.
 constexpr int64_t kWaveBlocks = 396;
-constexpr int64_t kWaves = 3;       // of blocks, while the partial tables stay below a kSmallShare-th of the input
+constexpr int64_t kWaves = 3;  // of blocks, while the partial tables stay below a kSmallShare-th of the input
 constexpr int64_t kSmallShare = 64;
 constexpr int64_t kLargeShare = 4;  // one wave, or as many blocks as leave the tables below this share of the input
 constexpr int64_t kSharedTableBytes = 49152;  // what a block may use without asking for more
@@ -114,10 +114,10 @@ inline AccumulatePlan select_accumulate(const AccumulateParams& p, const Accumul
   const int64_t pixels = std::max<int64_t>(s.pixels, 1);  // a block for an image without pixels, too
   plan.pixels_per_split = divide_up(divide_up(pixels, std::max<int64_t>(plan.splits, 1)), tile) * tile;
   plan.splits = divide_up(pixels, plan.pixels_per_split);
-  plan.merge = plan.kernel == AccumulateKernel::kTable  ? Merge::kKernel
-               : plan.splits == 1                       ? Merge::kNone
-               : plan.splits <= tiles.small_threads     ? Merge::kLastBlock  // a thread reads the table of a block
-                                                        : Merge::kKernel;
+  plan.merge = plan.kernel == AccumulateKernel::kTable ? Merge::kKernel
+               : plan.splits == 1                      ? Merge::kNone
+               : plan.splits <= tiles.small_threads    ? Merge::kLastBlock  // a thread reads the table of a block
+                                                       : Merge::kKernel;
   return plan;
 }
 

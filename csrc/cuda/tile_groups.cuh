@@ -1,8 +1,8 @@
-// What a tile's segments are: neighbouring places of one region, at most kSegmentPixels of them, each channel of which one
-// thread sums. Pixels stay where they are while that makes few segments, as in coherent masks. Otherwise they are brought
-// together by region, at a cost that hardly depends on how the labels lie: the places of a region's pixels become
-// neighbours (a run) and keep the pixels' order, so that sums over a run have one order. Runs are in the order of their
-// first pixels; pixels of no region come last.
+// What a tile's segments are: neighbouring places of one region, at most kSegmentPixels of them, each channel of which
+// one thread sums. Pixels stay where they are while that makes few segments, as in coherent masks. Otherwise they are
+// brought together by region, at a cost that hardly depends on how the labels lie: the places of a region's pixels
+// become neighbours (a run) and keep the pixels' order, so that sums over a run have one order. Runs are in the order
+// of their first pixels; pixels of no region come last.
 //
 // Two pixels have the same label if all bits of their labels agree, so ballots find the pixels of a label: one for each
 // bit in which labels of the tile differ.
@@ -30,11 +30,11 @@ struct TileGroups {
   uint32_t peers[kFewSegments];  // not grouped: the segments of this segment's region
   uint32_t leaders;              // not grouped: each region's first segment
   TileBits members;              // which pixels belong to a region
-  uint32_t any[kTileWarps];      // or and and of each warp's labels
-  uint32_t all[kTileWarps];
-  int32_t total[kTileWarps];     // pixels whose runs begin in each warp's pixels
+  uint32_t any[kTileWarps];      // bits that some label of each warp has
+  uint32_t missing[kTileWarps];  // bits that some label of each warp lacks
+  int32_t total[kTileWarps];      // pixels whose runs begin in each warp's pixels
   uint32_t segments[kTileWarps];  // that lie in each warp's places
-  int32_t long_run[kTileWarps];  // begin of the run that leaves the warp's places, or -1; at most one does
+  int32_t long_run[kTileWarps];   // begin of the run that leaves the warp's places, or -1; at most one does
 };
 
 // What only group_pixels needs.
@@ -53,15 +53,15 @@ struct Segment {
 
   __device__ __forceinline__ uint32_t packed() const { return begin | length << 8 | slot << 16; }
 };
-__device__ __forceinline__ Segment unpack(uint32_t packed) {
-  return {packed & 255, packed >> 8 & 255, packed >> 16};
-}
+__device__ __forceinline__ Segment unpack(uint32_t packed) { return {packed & 255, packed >> 8 & 255, packed >> 16}; }
 
-// Grouped, two slots for each kSegmentPixels places: for the segment that goes on from the left, and for one that begins
-// here and goes on to the right.
+// Grouped, two slots for each kSegmentPixels places: for the segment that goes on from the left, and for one that
+// begins here and goes on to the right.
 constexpr int kSlots = kFewSegments;
 static_assert(2 * kTileWarps <= kSlots && kFewSegments <= kWarpSize);
-__device__ __forceinline__ unsigned slot_of(unsigned place, bool begins) { return 2 * (place / kSegmentPixels) + begins; }
+__device__ __forceinline__ unsigned slot_of(unsigned place, bool begins) {
+  return 2 * (place / kSegmentPixels) + begins;
+}
 
 // What a thread knows of its place.
 struct PlaceInfo {
@@ -103,11 +103,12 @@ __device__ __forceinline__ void match_segments(unsigned segments, TileGroups& ti
   const Segment segment = exists ? unpack(tile.segment[lane]) : Segment{0, 0, 0};
   const int32_t region = exists ? tile.region[segment.begin] : kIgnored;
   const unsigned peers = __match_any_sync(kFullWarp, region);
-  const unsigned n = __reduce_add_sync(peers, segment.length);
   const bool leads = exists && (peers & ((1u << lane) - 1)) == 0;
   const unsigned leaders = __ballot_sync(kFullWarp, leads);
   if (lane == 0) tile.leaders = leaders;
   if (!leads) return;
+  unsigned n = 0;
+  for (unsigned rest = peers; rest != 0; rest &= rest - 1) n += unpack(tile.segment[__ffs(rest) - 1]).length;
   const int64_t before = count[region];
   count[region] = before + n;
   tile.fraction[segment.begin] = merge_weights(static_cast<double>(before), n).fraction;
@@ -122,25 +123,25 @@ __device__ __forceinline__ int group_pixels(int32_t region, TileGroups& tile, Gr
   const unsigned below = (1u << lane) - 1;
   const bool member = region >= 0;
   const unsigned members = __ballot_sync(kFullWarp, member);
-  const unsigned any = __reduce_or_sync(kFullWarp, member ? static_cast<unsigned>(region) : 0u);
-  const unsigned all = __reduce_and_sync(kFullWarp, member ? static_cast<unsigned>(region) : ~0u);
+  const unsigned any = warp_or(member ? static_cast<unsigned>(region) : 0u);
+  const unsigned missing = warp_or(member ? ~static_cast<unsigned>(region) : 0u);
   if (lane == 0) {
     tile.members[warp] = members;
     tile.any[warp] = any;
-    tile.all[warp] = all;
+    tile.missing[warp] = missing;
   }
   __syncthreads();
-  unsigned same[kTileWarps], in_any = 0, in_all = ~0u;  // same: bits of the pixels of this region
+  unsigned same[kTileWarps], in_any = 0, missing_any = 0;  // same: bits of the pixels of this region
   int members_before = __popc(members & below), members_total = 0;
 #pragma unroll
   for (int w = 0; w < kTileWarps; ++w) {
     same[w] = tile.members[w];
     in_any |= tile.any[w];
-    in_all &= tile.all[w];
+    missing_any |= tile.missing[w];
     members_before += w < warp ? __popc(same[w]) : 0;
     members_total += __popc(same[w]);
   }
-  const unsigned varying = in_any & ~in_all;
+  const unsigned varying = in_any & missing_any;
   int row = 0;
   for (unsigned rest = varying; rest != 0; rest &= rest - 1, ++row) {
     const unsigned votes = __ballot_sync(kFullWarp, region >> (__ffs(rest) - 1) & 1);
@@ -201,7 +202,8 @@ __device__ __forceinline__ RunInfo list_runs(TileGroups& tile, int64_t* count) {
   const unsigned n = begins ? tile.length[place] : 0;
   const bool whole = own.length == n;
   const unsigned leaves = __ballot_sync(kFullWarp, begins && !whole);
-  if (place % kWarpSize == 0) tile.long_run[place / kWarpSize] = leaves ? static_cast<int>(place) + __ffs(leaves) - 1 : -1;
+  if (place % kWarpSize == 0)
+    tile.long_run[place / kWarpSize] = leaves ? static_cast<int>(place) + __ffs(leaves) - 1 : -1;
   if (own.starts) {
     tile.segment[own.index] = Segment{place, own.length, whole ? kWholeRun : slot_of(place, begins)}.packed();
   }

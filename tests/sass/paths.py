@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 
 LINE = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(@!?U?P\w+ )?([A-Z][\w.]*)([^;]*);")
@@ -33,15 +34,15 @@ def read_instructions(code: str) -> list[Instruction]:
     return found
 
 
-def forward_paths(code: list[Instruction], begin: int, end: int) -> tuple[int, int]:
+def forward_paths(code: list[Instruction], begin: int, end: int, avoid: Collection[int] = ()) -> tuple[int, int] | None:
     """Instructions on the shortest and on the longest way from address `begin` to `end`, both included, that never turns
-    back: loops on the way count once or not at all."""
+    back: loops on the way count once or not at all. `avoid`: addresses that it does not touch. None if there is no way."""
     places = {i.address: n for n, i in enumerate(code)}
     first, last = places[begin], places[end]
     least: dict[int, int] = {first: 0}
     most: dict[int, int] = {first: 0}
     for n in range(first, last):
-        if n not in least:
+        if n not in least or code[n].address in avoid:
             continue
         instruction = code[n]
         nexts = [] if instruction.opcode.split(".")[0] in ENDS and not instruction.predicated else [n + 1]
@@ -52,4 +53,6 @@ def forward_paths(code: list[Instruction], begin: int, end: int) -> tuple[int, i
         for m in nexts:
             least[m] = min(least.get(m, 1 << 30), least[n] + instruction.weight)
             most[m] = max(most.get(m, 0), most[n] + instruction.weight)
+    if last not in least:
+        return None
     return least[last] + 1, most[last] + 1

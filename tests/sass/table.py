@@ -114,7 +114,7 @@ def read_kernels(architecture: str) -> list[Kernel]:
                 wide_loads=count(r"LDG\.E.*\.128"),
                 wide_stores=count(r"STG\.E.*\.128"),
                 local=count(r"(LDL|STL)"),
-                atomics=tuple(sorted(op for op in opcodes.elements() if re.match(r"(ATOM|RED)", op) and op[:4] != "REDU")),
+                atomics=tuple(sorted(op for op in opcodes.elements() if re.match(r"ATOM|RED[.G]", op))),
             )
         )
     return sorted(kernels, key=lambda k: (k.name, k.arguments))

@@ -4,6 +4,7 @@ import functools
 
 import pytest
 
+from .cost import BEGIN, END, PAGE, ROWS, WITHOUT_ROW
 from .table import ARCHITECTURES, Kernel, read_kernels, why_absent
 
 ABSENT = why_absent()
@@ -69,3 +70,9 @@ def test_the_only_atomic_counts_the_blocks_of_an_image(architecture):
     for kernel in read(architecture):
         assert len(kernel.atomics) == (kernel.name == "accumulate_small_kernel"), kernel
         assert all(".CAS.64" in opcode for opcode in kernel.atomics), kernel
+
+
+def test_every_kernel_has_its_row_on_the_page():
+    assert {k.name for k in read("sm_90")} == {row.kernel for row in ROWS} | set(WITHOUT_ROW)
+    rows = PAGE.read_text().split(BEGIN)[1].split(END)[0]
+    assert [row.label for row in ROWS if f"| {row.label} |" not in rows] == []

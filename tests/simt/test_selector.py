@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from simt import emulated
 
@@ -17,11 +18,18 @@ WORDS = {"otherwise": "True"}
 WAVE = 396  # kWaveBlocks: 3 blocks for each of 132 multiprocessors
 
 
+def marked_table(marker: str) -> list[list[str]]:
+    """The rows of a table of the page."""
+    text = PAGE.read_text().split(f"<!-- {marker}:begin -->")[1].split(f"<!-- {marker}:end -->")[0]
+    return [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in text.strip().splitlines()[2:]]
+
+
 def table() -> list[tuple[str, str, str]]:
     """The rows of the page's table: kernel, condition, which neighbours one thread loads at once."""
-    text = PAGE.read_text().split("<!-- selector:begin -->")[1].split("<!-- selector:end -->")[0]
-    rows = [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in text.strip().splitlines()[2:]]
-    return [(kernel, WORDS.get(condition, condition), neighbours) for kernel, condition, neighbours, *_ in rows]
+    return [
+        (kernel, WORDS.get(condition, condition), neighbours)
+        for kernel, condition, neighbours, *_ in marked_table("selector")
+    ]
 
 
 def chosen(operator: str, **facts) -> tuple[str, str]:
@@ -146,7 +154,9 @@ def test_blocks_share_an_image_and_their_tables_stay_small(dtype, regions, chann
     if plan["kernel"] == "accumulate_small":
         least, most = SMALL_PIXELS
         assert share % least == 0 and least <= share <= most
-        assert share == least or share * (blocks - images) < pixels * images  # a wave of blocks, while they are large enough
+        assert (
+            share == least or share * (blocks - images) < pixels * images
+        )  # a wave of blocks, while they are large enough
         assert share == most or blocks <= max(WAVE + images, images)
         assert plan["merge"] == ("none" if splits == 1 else "last block" if splits <= 256 else "kernel")
         if splits == 1:  # one block saw the image: it writes the moments themselves
@@ -162,20 +172,33 @@ def test_blocks_share_an_image_and_their_tables_stay_small(dtype, regions, chann
         assert (blocks <= WAVE and tables <= input / 4) or (blocks <= 3 * WAVE and tables <= input / 64)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_the_grid_of_cases_fills_the_multiprocessors(dtype):
-    """Blocks and workspace of the cases of benchmarks/speed: what docs/performance.md says of them."""
-    for images, regions, channels, pixels, least in (
-        (40, 2, 2, 256**2, 264),
-        (16, 20, 21, 512**2, 396),
-        (8, 100, 64, 512**2, 264),
-        (4, 1000, 32, 1024**2, 132 if SIZES[dtype] == 2 else 264),
-        (1, 2, 2, 16384**2, 396),
-        (1, 64, 4, 256**3, 396),
-    ):
-        memory = Memory(SIZES[dtype], channels, pixels, False, 0, 0)
-        plan = emulated.kernels().select_accumulate(
-            [images, regions, channels, pixels], emulated.SCALARS[dtype], memory.address, memory.strides, False, 4096
-        )
-        assert images * plan["splits"] >= least, (regions, channels, plan)
-        print(regions, channels, dtype, images * plan["splits"], plan["workspace_bytes"])
+GRID = {  # images, regions, channels, pixels of each case of benchmarks/speed
+    "paper": (40, 2, 2, 256**2),
+    "voc": (16, 20, 21, 512**2),
+    "embedding": (8, 100, 64, 512**2),
+    "superpixel": (4, 1000, 32, 1024**2),
+    "tiny": (1, 2, 2, 64**2),
+    "huge": (1, 2, 2, 16384**2),
+    "volume": (1, 64, 4, 256**3),
+}
+
+
+def test_blocks_and_workspace_of_the_grid_are_what_the_page_says():
+    rows = {name: tuple(cells) for name, *cells in marked_table("workspace")}
+    assert rows.keys() == GRID.keys()
+    for name, (images, regions, channels, pixels) in GRID.items():
+        blocks, shares = [], []
+        for dtype in (torch.float32, torch.bfloat16):
+            memory = Memory(SIZES[dtype], channels, pixels, False, 0, 0)
+            plan = emulated.kernels().select_accumulate(
+                [images, regions, channels, pixels],
+                emulated.SCALARS[dtype],
+                memory.address,
+                memory.strides,
+                False,
+                4096,
+            )
+            blocks.append(str(images * plan["splits"]))
+            share = plan["workspace_bytes"] / (images * channels * pixels * SIZES[dtype])
+            shares.append(f"{100 * share:.1f}%")
+        assert rows[name] == (" / ".join(blocks), " / ".join(shares)), name
