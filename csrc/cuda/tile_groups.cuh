@@ -25,13 +25,13 @@ struct TileGroups {
   double fraction[kTilePixels];  // merge_weights of the region that begins at this place
   int32_t region[kTilePixels];   // of the segment that begins at this place; grouped: at each place, kIgnored for none
   uint32_t segment[kTilePixels];
-  uint16_t length[kTilePixels];  // pixels of the region that begins at this place
-  uint16_t place[kTilePixels];   // grouped: of each pixel, as padded() has it
-  uint32_t peers[kFewSegments];  // not grouped: the segments of this segment's region
-  uint32_t leaders;              // not grouped: each region's first segment
-  TileBits members;              // which pixels belong to a region
-  uint32_t any[kTileWarps];      // bits that some label of each warp has
-  uint32_t missing[kTileWarps];  // bits that some label of each warp lacks
+  uint16_t length[kTilePixels];   // pixels of the region that begins at this place
+  uint16_t place[kTilePixels];    // grouped: of each pixel, as padded() has it
+  uint32_t peers[kFewSegments];   // not grouped: the segments of this segment's region
+  uint32_t leaders;               // not grouped: each region's first segment
+  TileBits members;               // which pixels belong to a region
+  uint32_t any[kTileWarps];       // bits that some label of each warp has
+  uint32_t missing[kTileWarps];   // bits that some label of each warp lacks
   int32_t total[kTileWarps];      // pixels whose runs begin in each warp's pixels
   uint32_t segments[kTileWarps];  // that lie in each warp's places
   int32_t long_run[kTileWarps];   // begin of the run that leaves the warp's places, or -1; at most one does
