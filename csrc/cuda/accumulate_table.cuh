@@ -4,8 +4,8 @@
 // Block:  lists a tile's segments (tile_groups.cuh) and lays kBlockChannels channels at a time in shared memory, a row
 //         for each. While it sums them, the loads of what comes next are under way.
 // Thread: one channel of one segment, at most kSegmentPixels pixels of a region; lanes: neighbouring channels.
-// Warp:   adds up the segments of a region and adds the region to the table (grouped: a thread, where the segment is
-//         all of its region). Each cell of the table has one owner at a time, so no atomics.
+//         Then one channel of a region: adds up the region's segments and adds them to the table (grouped: at once,
+//         where the segment is all of its region). Each cell of the table has one owner at a time, so no atomics.
 // Bytes:  reads P (M e + l) per image once; per tile and region in it, reads and writes a row of the table (in L2).
 //         With a softmax in front and M > kBlockChannels, logits are read twice, first for each pixel's largest and sum
 //         of exponentials, then from L1 or L2.
@@ -61,11 +61,14 @@ __device__ __forceinline__ acc_t add_to_table(const TileGroups& tile, unsigned b
   return sums.scatter + static_cast<acc_t>(delta * delta * cross);
 }
 
-// Lanes: the channels, rounded up to a power of two, of as many segments as a warp has room for.
+// A segment's or region's share of the lanes is 2^lane_bits: one for each of the channels, and some that stay idle.
+__device__ __forceinline__ unsigned lane_bits(unsigned channels) { return kWarpSize - __clz(channels - 1); }
+
+// Lanes: the channels of as many segments as a warp has room for.
 template <class acc_t>
 __device__ __forceinline__ void add_segments(TableShared<acc_t>& shared, unsigned segments, unsigned channels,
                                              unsigned M, double* table_mean) {
-  const unsigned bits = kWarpSize - __clz(channels - 1), c = threadIdx.x & ((1u << bits) - 1);
+  const unsigned bits = lane_bits(channels), c = threadIdx.x & ((1u << bits) - 1);
   if (c >= channels) return;
   for (unsigned s = threadIdx.x >> bits; s < segments; s += kTableThreads >> bits) {
     const Segment segment = unpack(shared.tile.segment[s]);
@@ -115,19 +118,20 @@ __device__ __forceinline__ CenteredSums<acc_t> sum_segments(const PartialSums<ac
   });
 }
 
-// Warp: every kTileWarps-th region of a tile of few segments. Lane: a channel. `first`: of the tile's channels.
+// Lanes: the channels, as in add_segments, of as many regions of a tile of few segments. `first`: of the tile's
+// channels.
 template <class acc_t>
 __device__ __forceinline__ void add_regions(const TableShared<acc_t>& shared, unsigned channels, bool first, unsigned M,
                                             double* table_mean, double* table_scatter) {
   const TileGroups& tile = shared.tile;
-  const unsigned c = threadIdx.x % kWarpSize;
-  unsigned turn = threadIdx.x / kWarpSize;
-  for (unsigned rest = tile.leaders; rest != 0; rest &= rest - 1, --turn) {
-    if (turn % kTileWarps != 0) continue;
-    const unsigned slot = __ffs(rest) - 1, begin = unpack(tile.segment[slot]).begin;
+  const unsigned bits = lane_bits(channels), c = threadIdx.x & ((1u << bits) - 1), lane = threadIdx.x % kWarpSize;
+  for (unsigned of_warp = (threadIdx.x - lane) >> bits; of_warp < tile.regions; of_warp += kTableThreads >> bits) {
+    const unsigned r = of_warp + (lane >> bits);
+    const bool exists = r < tile.regions && c < channels;
+    const unsigned slot = exists ? tile.leader[r] : 0, begin = unpack(tile.segment[slot]).begin;
     const int64_t i = tile.region[begin];
     acc_t added = 0;
-    if (c < channels) {
+    if (exists) {
       const auto sums = sum_segments(shared.part, slot, c, tile.length[begin], [&](auto body) {
         for (unsigned peers = tile.peers[slot]; peers != 0; peers &= peers - 1) {
           const unsigned from = __ffs(peers) - 1;
@@ -136,8 +140,11 @@ __device__ __forceinline__ void add_regions(const TableShared<acc_t>& shared, un
       });
       added = add_to_table(tile, begin, sums, table_mean[i * M + c]);
     }
-    added = warp_sum(added);
-    if (c == 0) table_scatter[i] = first && tile.fraction[begin] == 1 ? added : table_scatter[i] + added;
+#pragma unroll
+    for (unsigned k = 0; k < 5; ++k) {
+      if (k < bits) added += __shfl_xor_sync(kFullWarp, added, 1 << k);
+    }
+    if (exists && c == 0) table_scatter[i] = first && tile.fraction[begin] == 1 ? added : table_scatter[i] + added;
   }
 }
 

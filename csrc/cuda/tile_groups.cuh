@@ -28,7 +28,8 @@ struct TileGroups {
   uint16_t length[kTilePixels];   // pixels of the region that begins at this place
   uint16_t place[kTilePixels];    // grouped: of each pixel, as padded() has it
   uint32_t peers[kFewSegments];   // not grouped: the segments of this segment's region
-  uint32_t leaders;               // not grouped: each region's first segment
+  uint32_t leader[kFewSegments];  // not grouped: each region's first segment
+  uint32_t regions;               // not grouped: of the tile
   TileBits members;               // which pixels belong to a region
   uint32_t any[kTileWarps];       // bits that some label of each warp has
   uint32_t missing[kTileWarps];   // bits that some label of each warp lacks
@@ -105,8 +106,9 @@ __device__ __forceinline__ void match_segments(unsigned segments, TileGroups& ti
   const unsigned peers = __match_any_sync(kFullWarp, region);
   const bool leads = exists && (peers & ((1u << lane) - 1)) == 0;
   const unsigned leaders = __ballot_sync(kFullWarp, leads);
-  if (lane == 0) tile.leaders = leaders;
+  if (lane == 0) tile.regions = __popc(leaders);
   if (!leads) return;
+  tile.leader[__popc(leaders & ((1u << lane) - 1))] = lane;
   unsigned n = 0;
   for (unsigned rest = peers; rest != 0; rest &= rest - 1) n += unpack(tile.segment[__ffs(rest) - 1]).length;
   const int64_t before = count[region];

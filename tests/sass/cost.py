@@ -104,16 +104,25 @@ def of_table(M: int, mask: Mask) -> Callable[[Function, int], float]:
         listing = most if mask.grouped else least
         # A segment that waits for others does not touch the table, so no doubles. One warp matches segments.
         segment = function.way(segments.begin, segments.end, "CALL" if mask.grouped else "CALL|D(ADD|MUL|FMA)")[1]
-        region = function.way(regions.begin, regions.end)[1]
-        inner = function.way(segments.begin, segments.end)[1] + region
-        others, first = (function.way(chunk.begin, chunk.end, avoid)[1] - inner for avoid in ("CALL|MATCH", "CALL"))
-        per_warp = others if mask.grouped else others + (first - others) / WARPS
-        region -= peers.instructions
-        lanes = 1 << (min(M, 32) - 1).bit_length()  # for each segment
+        longest_segment = function.way(segments.begin, segments.end)[1]
+        region = function.way(regions.begin, regions.end)[1] - peers.instructions
+        barriers = [
+            i.address for i in function.code if i.opcode.startswith("BAR") and chunk.begin < i.address < chunk.end
+        ]
+        summed, last = max(b for b in barriers if b < regions.begin), max(barriers)
+        first, others = (
+            function.way(chunk.begin, summed, avoid)[1] - longest_segment for avoid in ("CALL", "CALL|MATCH")
+        )
+        if mask.grouped:
+            per_warp = others + function.way(summed, last)[1] + function.way(last, chunk.end)[1]
+        else:
+            per_warp = others + (first - others) / WARPS + function.way(summed, regions.begin)[1]
+            per_warp += function.way(regions.end, chunk.end)[0]
+        lanes = 1 << (min(M, 32) - 1).bit_length()  # for each segment and region
         summing = mask.segments * (segment - pixels.instructions) + TILE / 4 * pixels.instructions
-        work = WARPS * per_warp + summing * lanes / 32
         if not mask.grouped:
-            work += mask.regions * region + mask.segments * peers.instructions
+            summing += mask.regions * region + mask.segments * peers.instructions
+        work = WARPS * per_warp + summing * lanes / 32
         return work * 32 / (TILE * min(M, 32)) + listing / M
 
     return count
