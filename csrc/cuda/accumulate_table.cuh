@@ -35,7 +35,7 @@ struct CenteredSums {
   acc_t pilot, offset, scatter;
 };
 
-// Of n values; pass(pilot, sum, square) adds their differences from the pilot, one of them, and the squares of those.
+// Of n values; pass(pilot, sum, square) adds their differences from the pilot, a value among them, and the squares.
 template <class acc_t, class Pass>
 __device__ __forceinline__ CenteredSums<acc_t> centered_sums(acc_t pilot, acc_t inverse_n, Pass pass) {
   constexpr int kFar = 8;  // times the scatter: subtracting that much costs 3 bits
@@ -73,26 +73,27 @@ __device__ __forceinline__ void add_segments(TableShared<acc_t>& shared, unsigne
   for (unsigned s = threadIdx.x >> bits; s < segments; s += kTableThreads >> bits) {
     const Segment segment = unpack(shared.tile.segment[s]);
     acc_t* value = &shared.value[c][padded(segment.begin)];
-    const auto sums =
-        centered_sums(value[0], shared.inverse[segment.length], [&](acc_t pilot, acc_t& sum, acc_t& square) {
-          unsigned k = 0;
+    acc_t first = value[0];
+    if (segment.length >= 4) first += ((value[1] - first) + (value[2] - first) + (value[3] - first)) / 4;
+    const auto sums = centered_sums(first, shared.inverse[segment.length], [&](acc_t pilot, acc_t& sum, acc_t& square) {
+      unsigned k = 0;
 #pragma unroll 1
-          for (; k + 4 <= segment.length; k += 4) {  // pairs first: fewer additions to a sum that has grown
-            acc_t d[4];
+      for (; k + 4 <= segment.length; k += 4) {  // pairs first: fewer additions to a sum that has grown
+        acc_t d[4];
 #pragma unroll
-            for (unsigned j = 0; j < 4; ++j) {
-              d[j] = value[k + j] - pilot;
-              square += d[j] * d[j];
-            }
-            sum += (d[0] + d[1]) + (d[2] + d[3]);
-          }
+        for (unsigned j = 0; j < 4; ++j) {
+          d[j] = value[k + j] - pilot;
+          square += d[j] * d[j];
+        }
+        sum += (d[0] + d[1]) + (d[2] + d[3]);
+      }
 #pragma unroll 1
-          for (; k < segment.length; ++k) {
-            const acc_t d = value[k] - pilot;
-            sum += d;
-            square += d * d;
-          }
-        });
+      for (; k < segment.length; ++k) {
+        const acc_t d = value[k] - pilot;
+        sum += d;
+        square += d * d;
+      }
+    });
     if (segment.slot == kWholeRun) {
       const int64_t i = shared.tile.region[segment.begin];
       value[0] = add_to_table(shared.tile, segment.begin, sums, table_mean[i * M + c]);
