@@ -143,7 +143,8 @@ __device__ __forceinline__ void add_regions(const TableShared<acc_t>& shared, un
     }
 #pragma unroll
     for (unsigned k = 0; k < 5; ++k) {
-      if (k < bits) added += __shfl_xor_sync(kFullWarp, added, 1 << k);
+      const acc_t other = __shfl_xor_sync(kFullWarp, added, 1 << k);
+      added += k < bits ? other : acc_t(0);
     }
     if (exists && c == 0) table_scatter[i] = first && tile.fraction[begin] == 1 ? added : table_scatter[i] + added;
   }
