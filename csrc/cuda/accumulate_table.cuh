@@ -49,17 +49,24 @@ __device__ __forceinline__ CenteredSums<acc_t> centered_sums(acc_t pilot, acc_t 
   }
 }
 
-// Adds what the tile has of a region, `begin` its first place, to a channel of the table. Returns what that adds to the
-// scatter.
-template <class acc_t>
-__device__ __forceinline__ acc_t add_to_table(const TileGroups& tile, unsigned begin, const CenteredSums<acc_t>& sums,
-                                              double& mean) {
-  const double fraction = tile.fraction[begin], cross = merge_cross(tile.length[begin], fraction);
-  const double before = cross > 0 ? mean : 0;  // not read before it was written
-  const double delta = sums.pilot + static_cast<double>(sums.offset) - before;
-  mean = before + delta * fraction;
-  return sums.scatter + static_cast<acc_t>(delta * delta * cross);
-}
+// A channel of the table, of the region that begins at this place of the tile: loaded before the tile's sums are known.
+struct TableCell {
+  double* mean;
+  double before, fraction, cross;
+
+  __device__ __forceinline__ TableCell(const TileGroups& tile, unsigned begin, double* row_mean)
+      : mean(row_mean), fraction(tile.fraction[begin]), cross(merge_cross(tile.length[begin], fraction)) {
+    before = fraction < 1 ? *mean : 0;  // not read before it was written
+  }
+
+  // Returns what the tile adds to the scatter.
+  template <class acc_t>
+  __device__ __forceinline__ acc_t add(const CenteredSums<acc_t>& sums) const {
+    const double delta = sums.pilot + static_cast<double>(sums.offset) - before;
+    *mean = before + delta * fraction;
+    return sums.scatter + static_cast<acc_t>(delta * delta * cross);
+  }
+};
 
 // A segment's or region's share of the lanes is 2^lane_bits: one for each of the channels, and some that stay idle.
 __device__ __forceinline__ unsigned lane_bits(unsigned channels) { return kWarpSize - __clz(channels - 1); }
@@ -96,7 +103,7 @@ __device__ __forceinline__ void add_segments(TableShared<acc_t>& shared, unsigne
     });
     if (segment.slot == kWholeRun) {
       const int64_t i = shared.tile.region[segment.begin];
-      value[0] = add_to_table(shared.tile, segment.begin, sums, table_mean[i * M + c]);
+      value[0] = TableCell(shared.tile, segment.begin, table_mean + i * M + c).add(sums);
     } else {
       shared.part.pilot[segment.slot][c] = sums.pilot;
       shared.part.offset[segment.slot][c] = sums.offset;
@@ -133,13 +140,14 @@ __device__ __forceinline__ void add_regions(const TableShared<acc_t>& shared, un
     const int64_t i = tile.region[begin];
     acc_t added = 0;
     if (exists) {
+      const TableCell cell(tile, begin, table_mean + i * M + c);
       const auto sums = sum_segments(shared.part, slot, c, tile.length[begin], [&](auto body) {
         for (unsigned peers = tile.peers[slot]; peers != 0; peers &= peers - 1) {
           const unsigned from = __ffs(peers) - 1;
           body(from, unpack(tile.segment[from]).length);
         }
       });
-      added = add_to_table(tile, begin, sums, table_mean[i * M + c]);
+      added = cell.add(sums);
     }
 #pragma unroll
     for (unsigned k = 0; k < 5; ++k) {
@@ -158,14 +166,15 @@ __device__ __forceinline__ void add_long_run(TableShared<acc_t>& shared, unsigne
   const int begin = shared.tile.long_run[threadIdx.x / kWarpSize];
   if (begin < 0 || c >= channels) return;
   const int end = begin + shared.tile.length[begin];
+  const int64_t i = shared.tile.region[begin];
+  const TableCell cell(shared.tile, begin, table_mean + i * M + c);
   const auto sums = sum_segments(shared.part, slot_of(begin, true), c, end - begin, [&](auto body) {
     for (int from = begin, next; from < end; from = next) {
       next = (from / kSegmentPixels + 1) * kSegmentPixels;
       body(slot_of(from, from == begin), (next < end ? next : end) - from);
     }
   });
-  const int64_t i = shared.tile.region[begin];
-  shared.value[c][padded(begin)] = add_to_table(shared.tile, begin, sums, table_mean[i * M + c]);
+  shared.value[c][padded(begin)] = cell.add(sums);
 }
 
 template <class scalar_t, int V, bool kInterleaved, bool kSoftmax>
