@@ -130,3 +130,17 @@ def test_nearly_constant_values_keep_their_digits(mask, first):
     expected = reference.region_moments(input.double(), target, regions, ignore_index=IGNORED)
     assert error(mean, expected.mean) < 3e-7
     assert error(scatter, expected.scatter) < 1e-6
+
+
+@LAYOUTS
+def test_an_outlier_that_is_a_segment_of_its_own_costs_no_digits(interleaved):
+    """A region's first segment in each tile is one pixel, far from the other 224: about it, 8 bits would cancel."""
+    place = torch.arange(PIXELS) % BLOCK_PIXELS
+    input, target, regions = tensors((place < 31).long() * 2, 5, interleaved)
+    target[1] = target[0]
+    input = 0.999 + 1e-3 * (input - 0.5)
+    input[:, :, place == 31] = 30.0
+    _, mean, scatter = emulated.accumulate(input, target, regions, IGNORED, False)
+    expected = reference.region_moments(input.double(), target, regions, ignore_index=IGNORED)
+    assert error(mean, expected.mean) < 3e-7
+    assert error(scatter, expected.scatter) < 1e-6
