@@ -65,7 +65,7 @@ readme-figures: $(VENV)/test.stamp
 
 # The machine code of the CUDA kernels; needs nvcc and cuobjdump (VENV=.venv-cuda TORCH=torch==2.11.0 brings the latter).
 sass: $(VENV)/test.stamp
-	cd tests && ../$(PY) -m sass.table
+	cd tests && ../$(PY) -m sass.table && ../$(PY) -m sass.cost
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info cas_ext/*.so gpu-check demo.png

@@ -31,4 +31,12 @@ CAS_HD int32_t region_of(int64_t label, int64_t regions, int64_t ignore_index) {
   return static_cast<uint64_t>(label) < static_cast<uint64_t>(regions) ? static_cast<int32_t>(label) : kInvalid;
 }
 
+// The same for labels of 8 or 16 bits, without 64-bit arithmetic.
+CAS_HD int32_t narrow_region_of(int32_t label, int64_t regions, int64_t ignore_index) {
+  const int32_t ignored = static_cast<int32_t>(ignore_index);
+  const uint32_t bound = regions < (1 << 16) ? static_cast<uint32_t>(regions) : 1u << 16;
+  if (label == ignored && ignored == ignore_index) return kIgnored;
+  return static_cast<uint32_t>(label) < bound ? label : kInvalid;
+}
+
 }  // namespace cas_ext

@@ -48,13 +48,15 @@ struct AccumulateParams {
   double* mean;            // (B, N, M)
   double* scatter;         // (B, N)
   int64_t* first_invalid;  // (B) pixel index of the first label out of range, or kNoPixel
-  // CUDA only: what each of `splits` blocks of an image saw. Sizes in csrc/cuda/accumulate.cuh.
+  // CUDA only: what each of `splits` blocks of an image saw, where there are several: csrc/cuda/launch.cuh.
   int64_t splits;
   int64_t pixels_per_split;
-  double* partial_mean;      // (B, splits, N, M); unwritten where partial_count is 0
-  double* partial_scatter;   // (B, splits, N); unwritten where partial_count is 0
-  int64_t* partial_count;    // (B, splits, N)
-  int64_t* partial_invalid;  // (B, splits) like first_invalid
+  double* partial_mean;          // (B, splits, N, M); not read where partial_count is 0
+  double* partial_scatter;       // (B, splits, N); not read where partial_count is 0
+  int64_t* partial_count;        // (B, splits, N)
+  int64_t* partial_invalid;      // (B, splits) like first_invalid
+  unsigned long long* arrivals;  // (B) csrc/cuda/arrival.cuh, or null where no block waits for others
+  uint64_t launch;               // its number
 };
 
 struct FinaliseParams {

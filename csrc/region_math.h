@@ -19,6 +19,9 @@ CAS_HD MergeWeights merge_weights(double n_a, double n_b) {
   return {fraction, n_a * fraction};
 }
 
+// `cross` from n_b and the fraction: n_b (1 - fraction), exactly 0 if n_a is 0, as the fraction is 1 then.
+CAS_HD double merge_cross(double n_b, double fraction) { return n_b * (1 - fraction); }
+
 // What a group of n values adds to the scatter about the mean of a larger group that contains it.
 CAS_HD double between_scatter(double n, double mean, double merged_mean) {
   const double delta = mean - merged_mean;

@@ -1,17 +1,20 @@
 // accumulate_small_kernel: N <= kRegions, M <= kChannels (at most 4): every sum lives in registers.
-// Grid: B * splits blocks of kSmallThreads. A block owns pixels_per_split consecutive pixels of one image.
-// Thread: V neighbouring pixels of each row of the block's tile, kSmallPixels in all.
-// Bytes:  reads P (M e + l) per image once; writes one partial table per block.
-// Why:    no shared-memory traffic per pixel, and no atomics: thread, warp and block partials merge in a fixed order.
+// Grid:   B * splits blocks of kSmallThreads. A block owns pixels_per_split consecutive pixels of one image.
+// Thread: V neighbouring pixels of each row of the block's share, at most kSmallPixels in all.
+// Bytes:  reads P (M e + l) per image once; writes one table per block, the result where an image has one block. Of a
+//         few blocks, the last one to finish reads the tables and writes the result.
+// Why:    no shared memory per pixel, and no atomics on what is summed: threads, warps, blocks merge in a fixed order.
 #pragma once
 
+#include "arrival.cuh"
+#include "select.h"
 #include "softmax.cuh"
 
 namespace cas_ext {
 
 constexpr int kSmallThreads = 256;
 constexpr int kSmallWarps = kSmallThreads / kWarpSize;
-constexpr int kSmallPixels = 64;  // per thread: bounds float sums to 64 terms, and the block's partial table to < 1%
+constexpr int kSmallPixels = 256;  // per thread: float sums of no more terms, about pilots that follow the mean
 
 // Blocks that a multiprocessor must be able to hold: as many as the registers allow without spilling. exp() of double
 // needs more of them.
@@ -21,9 +24,43 @@ constexpr int small_blocks(int cells, bool softmax) {
   return cells <= 4 ? few : cells <= 8 ? 2 : 1;
 }
 
-constexpr size_t small_shared_bytes(int regions, int channels) {
-  return kSmallWarps * regions * (channels + 1) * sizeof(double) + kSmallWarps * sizeof(long long);
-}
+struct SmallShared {
+  double sum[kSmallWarps * kSmallLimit * (kSmallLimit + 1)];
+  long long invalid[kSmallWarps];
+  int last;
+};
+
+// Moments of some pixels, those of a thread, of a block or of an image.
+template <int kRegions, int kChannels>
+struct SmallMoments {
+  double n[kRegions], mean[kRegions][kChannels], scatter[kRegions];
+  long long invalid;  // the first pixel whose label is out of range
+
+  // What the threads of the block have together, for every thread: mean first, then the scatter about it.
+  __device__ __forceinline__ void merge_over_block(SmallShared& shared) {
+    double total[kRegions * (kChannels + 1)];
+#pragma unroll
+    for (int i = 0; i < kRegions; ++i) {
+      total[i * (kChannels + 1)] = n[i];
+#pragma unroll
+      for (int m = 0; m < kChannels; ++m) total[i * (kChannels + 1) + 1 + m] = n[i] * mean[i][m];
+    }
+    block_sum<kSmallWarps>(total, shared.sum);
+    invalid = block_min<kSmallWarps>(invalid, shared.invalid);
+#pragma unroll
+    for (int i = 0; i < kRegions; ++i) {
+      const double all = total[i * (kChannels + 1)], inverse = all > 0 ? 1 / all : 0;
+#pragma unroll
+      for (int m = 0; m < kChannels; ++m) {
+        const double merged = total[i * (kChannels + 1) + 1 + m] * inverse;
+        scatter[i] += between_scatter(n[i], mean[i][m], merged);
+        mean[i][m] = merged;
+      }
+      n[i] = all;
+    }
+    block_sum<kSmallWarps>(scatter, shared.sum);  // free again: block_min has a barrier
+  }
+};
 
 // What one thread knows of one region: sums about a pilot value.
 template <class acc_t, int kChannels>
@@ -31,16 +68,19 @@ struct PilotSums {
   int n;
   acc_t pilot[kChannels], sum[kChannels], square;  // square: over all channels
 
-  __device__ __forceinline__ void add(bool member, const acc_t (&s)[kChannels]) {
-    const bool first = member && n == 0;
+  // The first pixel of region i is its first pilot.
+  template <int V>
+  __device__ __forceinline__ void meet(int i, const int32_t (&region)[V], const acc_t (&s)[V][kChannels]) {
+    if (n > 0) return;
+    bool found = false;
 #pragma unroll
-    for (int m = 0; m < kChannels; ++m) {
-      pilot[m] = first ? s[m] : pilot[m];
-      const acc_t d = member ? s[m] - pilot[m] : acc_t(0);
-      sum[m] += d;
-      square += d * d;
+    for (int k = 0; k < V; ++k) found = found || region[k] == i;
+    if (!found) return;
+#pragma unroll
+    for (int k = V - 1; k >= 0; --k) {
+#pragma unroll
+      for (int m = 0; m < kChannels; ++m) pilot[m] = region[k] == i ? s[k][m] : pilot[m];
     }
-    n += member;
   }
 
   // Moves the pilot to the mean so far: an outlier met first must not cost digits for the rest.
@@ -56,6 +96,29 @@ struct PilotSums {
   }
 };
 
+// Adds a pixel to its region, all of which have met it.
+template <class acc_t, int kRegions, int kChannels>
+__device__ __forceinline__ void add_pixel(PilotSums<acc_t, kChannels> (&regions)[kRegions], int32_t region,
+                                          const acc_t (&s)[kChannels]) {
+  acc_t d[kChannels], square = 0;  // from the pilot of its region
+#pragma unroll
+  for (int m = 0; m < kChannels; ++m) {
+    acc_t pilot = regions[0].pilot[m];
+#pragma unroll
+    for (int i = 1; i < kRegions; ++i) pilot = region == i ? regions[i].pilot[m] : pilot;
+    d[m] = s[m] - pilot;
+    square += d[m] * d[m];
+  }
+#pragma unroll
+  for (int i = 0; i < kRegions; ++i) {
+    if (region != i) continue;
+    ++regions[i].n;
+    regions[i].square += square;
+#pragma unroll
+    for (int m = 0; m < kChannels; ++m) regions[i].sum[m] += d[m];
+  }
+}
+
 template <class scalar_t, int kRegions, int kChannels, int V, bool kInterleaved, bool kSoftmax>
 __global__ void __launch_bounds__(kSmallThreads, small_blocks<scalar_t>(kRegions* kChannels, kSoftmax))
     accumulate_small_kernel(AccumulateParams p) {
@@ -65,14 +128,18 @@ __global__ void __launch_bounds__(kSmallThreads, small_blocks<scalar_t>(kRegions
   const int64_t begin = split * p.pixels_per_split;
   const int64_t end = begin + p.pixels_per_split < P ? begin + p.pixels_per_split : P;
 
+  const scalar_t* image = static_cast<const scalar_t*>(p.input.data) + b * p.input.image_stride;
+
+  PixelPacks<scalar_t, kInterleaved, V, kChannels> packs(kSoftmax ? minus_infinity<acc_t>() : acc_t(0));
   PilotSums<acc_t, kChannels> own[kRegions] = {};
   long long invalid = kNoPixel;
   int round = 0, next_rebase = 1;
   for (int64_t x = begin + static_cast<int64_t>(threadIdx.x) * V; x < end; x += kSmallThreads * V) {
+    packs.load(image + (kInterleaved ? x * p.input.pixel_stride : x), p.input.channel_stride, M);
     int32_t region[V];
     load_regions<V>(p.target, N, b * P + x, region);
     acc_t s[V][kChannels];
-    load_pixels<scalar_t, kInterleaved>(p.input, b, x, M, kSoftmax ? minus_infinity<acc_t>() : acc_t(0), s);
+    packs.unpack(s);
     if constexpr (kSoftmax) {
 #pragma unroll
       for (int k = 0; k < V; ++k) softmax(s[k]);
@@ -84,54 +151,69 @@ __global__ void __launch_bounds__(kSmallThreads, small_blocks<scalar_t>(kRegions
     }
     ++round;
 #pragma unroll
-    for (int k = 0; k < V; ++k) {
-      if (region[k] == kInvalid && x + k < invalid) invalid = x + k;
+    for (int i = 0; i < kRegions; ++i) own[i].meet(i, region, s);
 #pragma unroll
-      for (int i = 0; i < kRegions; ++i) own[i].add(region[k] == i, s[k]);
+    for (int k = 0; k < V; ++k) {
+      add_pixel(own, region[k], s[k]);
+    }
+    bool valid = true;
+#pragma unroll
+    for (int k = 0; k < V; ++k) valid = valid && region[k] != kInvalid;
+    if (!valid && invalid == kNoPixel) {
+#pragma unroll
+      for (int k = V - 1; k >= 0; --k) invalid = region[k] == kInvalid ? x + k : invalid;
     }
   }
 
-  // Threads to block, in double: n and mean first, then the scatter about that mean.
-  double* scratch = reinterpret_cast<double*>(shared_arena());
-  long long* scratch_min = reinterpret_cast<long long*>(scratch + kSmallWarps * kRegions * (kChannels + 1));
-  double total[kRegions * (kChannels + 1)];
+  SmallMoments<kRegions, kChannels> found;
+  found.invalid = invalid;
 #pragma unroll
   for (int i = 0; i < kRegions; ++i) {
-    total[i * (kChannels + 1)] = own[i].n;
+    const double n = own[i].n, inverse_n = n > 0 ? 1 / n : 0;
+    found.n[i] = n;
+    found.scatter[i] = own[i].square;
 #pragma unroll
     for (int m = 0; m < kChannels; ++m) {
-      total[i * (kChannels + 1) + 1 + m] = own[i].n * static_cast<double>(own[i].pilot[m]) + own[i].sum[m];
+      found.scatter[i] = centered_square_sum(found.scatter[i], own[i].sum[m], inverse_n);
+      found.mean[i][m] = own[i].pilot[m] + own[i].sum[m] * inverse_n;
     }
   }
-  block_sum<kSmallWarps>(total, scratch);
-  invalid = block_min<kSmallWarps>(invalid, scratch_min);
-  double scatter[kRegions];
+  auto& shared = *reinterpret_cast<SmallShared*>(shared_arena());
+  for (bool whole = p.splits == 1;; whole = true) {  // the block's pixels, then those of the image
+    found.merge_over_block(shared);
+    const int64_t table = whole ? b : blockIdx.x;
+    if (threadIdx.x == 0) {
+      // Complete even for absent regions, and poisoned by labels out of range, where it is the result.
+      const double poison = whole && found.invalid != kNoPixel ? not_a_number() : 0;
+      (whole ? p.first_invalid : p.partial_invalid)[table] = found.invalid;
 #pragma unroll
-  for (int i = 0; i < kRegions; ++i) {
-    double* region = total + i * (kChannels + 1);  // n, then the sums, which become means
-    const double n = own[i].n, inverse_n = n > 0 ? 1 / n : 0, inverse_total = region[0] > 0 ? 1 / region[0] : 0;
-    scatter[i] = own[i].square;
+      for (int i = 0; i < kRegions; ++i) {
+        if (i >= N) break;
+        const int64_t cell = table * N + i;
+        (whole ? p.count : p.partial_count)[cell] = static_cast<int64_t>(found.n[i]);
+        (whole ? p.scatter : p.partial_scatter)[cell] = at_least_zero(found.scatter[i]) + poison;
 #pragma unroll
-    for (int m = 0; m < kChannels; ++m) {
-      region[1 + m] *= inverse_total;
-      scatter[i] = centered_square_sum(scatter[i], own[i].sum[m], inverse_n) +
-                   between_scatter(n, own[i].pilot[m] + own[i].sum[m] * inverse_n, region[1 + m]);
+        for (int m = 0; m < kChannels; ++m) {
+          if (m < M) (whole ? p.mean : p.partial_mean)[cell * M + m] = found.mean[i][m] + poison;
+        }
+      }
     }
-  }
-  block_sum<kSmallWarps>(scatter, scratch);  // free again: block_min has a barrier
-  if (threadIdx.x != 0) return;
-  p.partial_invalid[blockIdx.x] = invalid;
+    if (whole || p.arrivals == nullptr) return;
+    if (!last_to_arrive(p.arrivals + b, p.launch, p.splits, &shared.last)) return;
+    found = {};  // of the thread's split
+    found.invalid = kNoPixel;
+    if (threadIdx.x >= p.splits) continue;
+    const int64_t part = b * p.splits + threadIdx.x;
+    found.invalid = p.partial_invalid[part];
 #pragma unroll
-  for (int i = 0; i < kRegions; ++i) {
-    if (i >= N) break;
-    const int64_t cell = blockIdx.x * N + i;
-    const double n = total[i * (kChannels + 1)];
-    p.partial_count[cell] = static_cast<int64_t>(n);
-    if (n == 0) continue;
-    p.partial_scatter[cell] = at_least_zero(scatter[i]);
+    for (int i = 0; i < kRegions; ++i) {
+      if (i >= N) break;
+      found.n[i] = static_cast<double>(p.partial_count[part * N + i]);
+      found.scatter[i] = p.partial_scatter[part * N + i];
 #pragma unroll
-    for (int m = 0; m < kChannels; ++m) {
-      if (m < M) p.partial_mean[cell * M + m] = total[i * (kChannels + 1) + 1 + m];
+      for (int m = 0; m < kChannels; ++m) {
+        if (m < M) found.mean[i][m] = p.partial_mean[(part * N + i) * M + m];
+      }
     }
   }
 }

@@ -1,8 +1,7 @@
 // apply: input (B,M,P), target (B,P), coefficients -> gradient (B,M,P); 0 at ignored pixels, NaN at labels out of
 // range. Grid:   B * tiles blocks of kApplyThreads. Thread: planar: V neighbouring pixels in every channel.
 // Interleaved: V neighbouring elements of the block's pixels. Bytes:  reads P (M e + l), writes P M e per image, each
-// element once. Why:    the coefficients come from shared memory where they fit it, so that only pixels stream through
-// L1.
+// element once. Why:    coefficients come from shared memory where they fit it, so that only pixels stream through L1.
 #pragma once
 
 #include "device.cuh"
@@ -97,19 +96,31 @@ __global__ void __launch_bounds__(kApplyThreads) apply_interleaved_kernel(ApplyP
   scalar_t* __restrict__ gradient =
       static_cast<scalar_t*>(p.gradient.data) + b * p.gradient.image_stride + x0 * p.gradient.pixel_stride;
   const unsigned elements = static_cast<unsigned>(pixels) * M;  // < 2^31: make_apply bounds M
-  for (unsigned e = threadIdx.x * V; e < elements; e += kApplyThreads * V) {
-    unsigned x = e / M, m = e % M;
+  const unsigned step = kApplyThreads * V, step_x = step / M, step_m = step % M;
+  unsigned x = threadIdx.x * V / M, m = threadIdx.x * V % M;
+  for (unsigned e = threadIdx.x * V; e < elements; e += step) {
     auto pack = load_pack<V>(input + x * p.input.pixel_stride + m);
-    scalar_t* to = gradient + x * p.gradient.pixel_stride + m;
+    if (M % V == 0) {  // a pack lies in one pixel
+      const int32_t i = region[x];
 #pragma unroll
-    for (int k = 0; k < V; ++k) {
-      pack.v[k] = table.element(region[x], M, m, pack.v[k]);
-      if (++m == M) {
-        m = 0;
-        ++x;
+      for (unsigned k = 0; k < V; ++k) pack.v[k] = table.element(i, M, m + k, pack.v[k]);
+    } else {
+      unsigned own_x = x, own_m = m;
+#pragma unroll
+      for (int k = 0; k < V; ++k) {
+        pack.v[k] = table.element(region[own_x], M, own_m, pack.v[k]);
+        const bool next = ++own_m == M;
+        own_m = next ? 0 : own_m;
+        own_x += next;
       }
     }
-    store_pack<V>(to, pack);
+    store_pack<V>(gradient + x * p.gradient.pixel_stride + m, pack);
+    x += step_x;
+    m += step_m;
+    if (m >= M) {
+      m -= M;
+      ++x;
+    }
   }
 }
 

@@ -15,7 +15,7 @@ __device__ __forceinline__ scalar_t gradient_of(int32_t region, acc_of<scalar_t>
   return from_acc<scalar_t>(gradient);
 }
 
-// Stores V neighbouring pixels, laid out as load_pixels reads them.
+// Stores V neighbouring pixels, laid out as PixelPacks reads them.
 template <class scalar_t, bool kInterleaved, int V, int kChannels>
 __device__ __forceinline__ void store_gradient(const PixelArray& to, int64_t b, int64_t x, int64_t M,
                                                const int32_t (&region)[V],
@@ -51,10 +51,13 @@ __global__ void __launch_bounds__(kApplyThreads, kApplyBlocks) apply_softmax_sma
   const int64_t x = (tile * kApplyThreads + threadIdx.x) * V;
   if (x >= P) return;
   const auto table = load_table<acc_t, false>(p, b, nullptr);
+  PixelPacks<scalar_t, kInterleaved, V, kChannels> packs(minus_infinity<acc_t>());
+  packs.load(static_cast<const scalar_t*>(p.input.data) + b * p.input.image_stride + x * p.input.pixel_stride,
+             p.input.channel_stride, M);
   int32_t region[V];
   load_regions<V>(p.target, p.shape.regions, b * P + x, region);
   acc_t s[V][kChannels];
-  load_pixels<scalar_t, kInterleaved>(p.input, b, x, M, minus_infinity<acc_t>(), s);
+  packs.unpack(s);
 #pragma unroll
   for (int k = 0; k < V; ++k) {
     const int32_t i = region[k] < 0 ? 0 : region[k];

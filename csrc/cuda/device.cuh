@@ -108,31 +108,58 @@ __device__ __forceinline__ void load_regions(const LabelArray& labels, int64_t r
     const auto pack = load_pack<V>(stored + first);
 #pragma unroll
     for (int k = 0; k < V; ++k) {
-      region[k] = region_of(static_cast<int64_t>(pack.v[k]), regions, labels.ignore_index);
+      if constexpr (sizeof(*stored) <= 2) {
+        region[k] = narrow_region_of(pack.v[k], regions, labels.ignore_index);
+      } else {
+        region[k] = region_of(pack.v[k], regions, labels.ignore_index);
+      }
     }
   });
 }
 
-// Every channel of V neighbouring pixels of image b, the first of them x; `absent` for channels beyond M. With V > 1,
-// interleaved pixels touch and M == kChannels: they are one stretch of memory.
+// Every channel of V neighbouring pixels as they are in memory: loads that are under way while the pixels' regions are
+// looked up. Channels beyond M are `absent` for good. With V > 1, interleaved pixels touch and M == kChannels: they are
+// one stretch of memory.
 template <class scalar_t, bool kInterleaved, int V, int kChannels>
-__device__ __forceinline__ void load_pixels(const PixelArray& from, int64_t b, int64_t x, int64_t M,
-                                            acc_of<scalar_t> absent, acc_of<scalar_t> (&s)[V][kChannels]) {
-  const scalar_t* image = static_cast<const scalar_t*>(from.data) + b * from.image_stride;
-  if constexpr (kInterleaved && V > 1) {
-    const auto pack = load_pack<V * kChannels>(image + x * kChannels);
+struct PixelPacks {
+  using acc_t = acc_of<scalar_t>;
+  static constexpr bool kStretch = kInterleaved && V > 1;
+  Pack<scalar_t, kStretch ? V * kChannels : V> pack[kStretch ? 1 : kChannels];
+
+  explicit __device__ __forceinline__ PixelPacks(acc_t absent) {
 #pragma unroll
-    for (int k = 0; k < V * kChannels; ++k) s[k / kChannels][k % kChannels] = to_acc(pack.v[k]);
-  } else {
+    for (auto& packed : pack) {
 #pragma unroll
-    for (int m = 0; m < kChannels; ++m) {
-      Pack<scalar_t, V> pack;
-      if (m < M) pack = load_pack<V>(image + m * from.channel_stride + x * from.pixel_stride);
-#pragma unroll
-      for (int k = 0; k < V; ++k) s[k][m] = m < M ? acc_of<scalar_t>(to_acc(pack.v[k])) : absent;
+      for (auto& value : packed.v) value = from_acc<scalar_t>(absent);
     }
   }
-}
+
+  // `pixel`: the first channel of the first of them.
+  __device__ __forceinline__ void load(const scalar_t* pixel, int64_t channel_stride, int64_t M) {
+    if constexpr (kStretch) {
+      pack[0] = load_pack<V * kChannels>(pixel);
+    } else {
+#pragma unroll
+      for (int m = 0; m < kChannels; ++m) {
+        if (m < M) pack[m] = load_pack<V>(pixel + m * channel_stride);
+      }
+    }
+  }
+
+  __device__ __forceinline__ void unpack(acc_t (&s)[V][kChannels]) const {
+#pragma unroll
+    for (int k = 0; k < V; ++k) {
+#pragma unroll
+      for (int m = 0; m < kChannels; ++m) {
+        if constexpr (kStretch) {
+          s[k][m] = to_acc(pack[0].v[k * kChannels + m]);
+        } else {
+          s[k][m] = to_acc(pack[m].v[k]);
+        }
+      }
+    }
+  }
+};
 
 // Which image and which of its `per_image` blocks this block is. 32-bit: a 64-bit division is a subroutine of 70
 // instructions.
@@ -149,6 +176,12 @@ template <class T>
 __device__ __forceinline__ T warp_sum(T value) {
 #pragma unroll
   for (int step = kWarpSize / 2; step > 0; step /= 2) value += __shfl_xor_sync(kFullWarp, value, step);
+  return value;
+}
+
+__device__ __forceinline__ unsigned warp_or(unsigned value) {  // __reduce_or_sync needs sm_80
+#pragma unroll
+  for (int step = kWarpSize / 2; step > 0; step /= 2) value |= __shfl_xor_sync(kFullWarp, value, step);
   return value;
 }
 

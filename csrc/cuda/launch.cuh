@@ -43,21 +43,34 @@ void visit_flags(bool first, bool second, bool third, Body body) {
 }
 
 inline AccumulatePlan plan_accumulate(const AccumulateParams& p) {
-  return select_accumulate(p, kSmallThreads * kSmallPixels, kTablePixels);
+  return select_accumulate(p, {kSmallThreads, kSmallPixels, kTilePixels});
 }
+
+inline ApplyPlan plan_apply(const ApplyParams& p) { return select_apply(p, kApplyThreads); }
+
+static_assert(kSmallThreads <= kMostArrivals);
+static_assert(sizeof(TableShared<float>) <= kSharedTableBytes && sizeof(TableShared<double>) <= kSharedTableBytes);
 
 // Bytes of workspace that accumulate needs for its partial tables.
-inline int64_t workspace_bytes(const Shape& s, int64_t splits) {
-  return s.images * splits * (s.regions * (s.channels + 2) + 1) * static_cast<int64_t>(sizeof(double));
+inline int64_t workspace_bytes(const Shape& s, const AccumulatePlan& plan) {
+  if (plan.merge == Merge::kNone) return 0;
+  const int64_t words = plan.splits * (s.regions * (s.channels + 2) + 1) + (plan.merge == Merge::kLastBlock);
+  return s.images * words * static_cast<int64_t>(sizeof(double));
 }
 
-// Points the partial tables into a workspace of workspace_bytes(), aligned to 8 bytes.
-inline void place_workspace(AccumulateParams& p, void* workspace) {
+// Points the partial tables into a workspace of workspace_bytes(), aligned to 8 bytes. `launches`: how many there were.
+inline void place_workspace(AccumulateParams& p, const AccumulatePlan& plan, void* workspace, uint64_t launches) {
+  p.splits = plan.splits;
+  p.pixels_per_split = plan.pixels_per_split;
+  if (plan.merge == Merge::kNone) return;
   const int64_t rows = p.shape.images * p.splits * p.shape.regions;
   p.partial_mean = static_cast<double*>(workspace);
   p.partial_scatter = p.partial_mean + rows * p.shape.channels;
   p.partial_count = reinterpret_cast<int64_t*>(p.partial_scatter + rows);
   p.partial_invalid = p.partial_count + rows;
+  if (plan.merge == Merge::kKernel) return;
+  p.arrivals = reinterpret_cast<unsigned long long*>(p.partial_invalid + p.shape.images * p.splits);
+  p.launch = arrival_number(launches);
 }
 
 template <class scalar_t, bool kWide, bool kInterleaved, bool kSoftmax, int kRegions, class Launch>
@@ -65,14 +78,14 @@ void launch_small(const AccumulateParams& p, dim3 grid, Launch& launch) {
   constexpr int V = kWide ? 16 / sizeof(scalar_t) : 1;
   if (p.shape.channels <= 2) {
     launch(accumulate_small_kernel<scalar_t, kRegions, 2, V, kInterleaved, kSoftmax>, grid, dim3(kSmallThreads),
-           small_shared_bytes(kRegions, 2), p);
+           sizeof(SmallShared), p);
   } else {
     launch(accumulate_small_kernel<scalar_t, kRegions, 4, V, kInterleaved, kSoftmax>, grid, dim3(kSmallThreads),
-           small_shared_bytes(kRegions, 4), p);
+           sizeof(SmallShared), p);
   }
 }
 
-// accumulate: `plan` is plan_accumulate(p), p.splits and p.pixels_per_split are set from it, the workspace is placed.
+// accumulate: `plan` is plan_accumulate(p), the workspace is placed.
 template <class Launch>
 void launch_accumulate(const AccumulateParams& p, const AccumulatePlan& plan, Launch&& launch) {
   if (p.shape.images == 0) return;
@@ -80,20 +93,22 @@ void launch_accumulate(const AccumulateParams& p, const AccumulatePlan& plan, La
   visit_scalar(p.scalar, [&](auto scalar) {
     using scalar_t = decltype(scalar);
     const bool behind_softmax = p.activation == Activation::kSoftmax;
-    visit_flags(plan.wide, p.input.interleaved, behind_softmax, [&](auto wide, auto interleaved, auto softmax) {
-      if (plan.small && p.shape.regions <= 2) {
+    const bool small = plan.kernel == AccumulateKernel::kSmall;
+    visit_flags(plan.V > 1, p.input.interleaved, behind_softmax, [&](auto wide, auto interleaved, auto softmax) {
+      if (small && p.shape.regions <= 2) {
         launch_small<scalar_t, wide.value, interleaved.value, softmax.value, 2>(p, grid, launch);
-      } else if (plan.small) {
+      } else if (small) {
         launch_small<scalar_t, wide.value, interleaved.value, softmax.value, 4>(p, grid, launch);
       } else {
-        constexpr int V = wide.value && !interleaved.value ? kLanePixels : 1;
+        constexpr int V = wide.value ? 16 / sizeof(scalar_t) : 1;
         launch(accumulate_table_kernel<scalar_t, V, interleaved.value, softmax.value>, grid, dim3(kTableThreads),
-               table_shared_bytes<scalar_t>(interleaved.value, softmax.value), p);
+               sizeof(TableShared<acc_of<scalar_t>>), p);
       }
     });
   });
+  if (plan.merge != Merge::kKernel) return;
   launch(merge_kernel, dim3(static_cast<unsigned>(p.shape.images * p.shape.regions)), dim3(kMergeThreads),
-         kMergeSharedBytes, p);
+         sizeof(MergeShared), p);
 }
 
 template <class Launch>
@@ -128,10 +143,11 @@ void launch_apply_softmax(const ApplyParams& p, const ApplyPlan& plan, Launch& l
   visit_scalar(p.scalar, [&](auto scalar) {
     using scalar_t = decltype(scalar);
     constexpr size_t kShared = sizeof(TeamShared<acc_of<scalar_t>>);
-    if (plan.small && M <= 2) {
-      launch_apply_softmax_small<scalar_t, 2>(p, plan.wide, launch);
-    } else if (plan.small) {
-      launch_apply_softmax_small<scalar_t, 4>(p, plan.wide, launch);
+    const bool small = plan.kernel == ApplyKernel::kSoftmaxSmall;
+    if (small && M <= 2) {
+      launch_apply_softmax_small<scalar_t, 2>(p, plan.V > 1, launch);
+    } else if (small) {
+      launch_apply_softmax_small<scalar_t, 4>(p, plan.V > 1, launch);
     } else if (M <= kHeldChannels) {
       launch(apply_softmax_team_kernel<scalar_t, true>, team_grid, dim3(kApplyThreads), kShared, p);
     } else {
@@ -143,15 +159,15 @@ void launch_apply_softmax(const ApplyParams& p, const ApplyPlan& plan, Launch& l
 template <class Launch>
 void launch_apply(const ApplyParams& p, Launch&& launch) {
   if (p.shape.images == 0 || p.shape.pixels == 0) return;
-  const ApplyPlan plan = select_apply(p, kApplyThreads);
+  const ApplyPlan plan = plan_apply(p);
   if (p.activation == Activation::kSoftmax) return launch_apply_softmax(p, plan, launch);
   const int64_t coefficients = p.shape.regions * (1 + 2 * p.shape.channels);
   visit_scalar(p.scalar, [&](auto scalar) {
     using scalar_t = decltype(scalar);
     const size_t table = plan.shared_table ? coefficients * sizeof(acc_of<scalar_t>) : 0;
-    visit_flags(plan.wide, plan.shared_table, [&](auto wide, auto shared) {
+    visit_flags(plan.V > 1, plan.shared_table, [&](auto wide, auto shared) {
       constexpr int V = wide.value ? 16 / sizeof(scalar_t) : 1;
-      if (p.input.interleaved) {
+      if (plan.kernel == ApplyKernel::kInterleaved) {
         const int64_t blocks = p.shape.images * divide_up(p.shape.pixels, kApplyTilePixels);
         launch(apply_interleaved_kernel<scalar_t, V, shared.value>, dim3(static_cast<unsigned>(blocks)),
                dim3(kApplyThreads), kApplyTilePixels * sizeof(int32_t) + table, p);

@@ -1,6 +1,9 @@
 // The CUDA operators: current stream, device guard, launch checks. No allocation beyond the outputs and the partial
 // tables, no host sync unless `validate` asks for one.
 #include <cuda_runtime.h>
+
+#include <atomic>
+
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
 
@@ -62,12 +65,12 @@ MomentTensors accumulate(Tensor input, Tensor target, int64_t num_regions, int64
   AccumulateCall call = make_accumulate(input, target, num_regions, ignore_index, activation);
   AccumulateParams& p = call.params;
   const AccumulatePlan plan = plan_accumulate(p);
-  p.splits = plan.splits;
-  p.pixels_per_split = plan.pixels_per_split;
-  const Tensor first = empty(input, ScalarType::Long, p.shape.images);
-  const Tensor workspace = empty(input, ScalarType::Byte, workspace_bytes(p.shape, p.splits));
-  p.first_invalid = static_cast<int64_t*>(first.mutable_data_ptr());
-  place_workspace(p, workspace.mutable_data_ptr());
+  const int64_t bytes = workspace_bytes(p.shape, plan);
+  const Tensor workspace = empty(input, ScalarType::Byte, bytes + p.shape.images * sizeof(int64_t));
+  char* const memory = static_cast<char*>(workspace.mutable_data_ptr());
+  p.first_invalid = reinterpret_cast<int64_t*>(memory + bytes);
+  static std::atomic<uint64_t> launches{0};
+  place_workspace(p, plan, memory, launches++);
   launch_accumulate(p, plan, launch);
   if (validate && p.shape.images > 0) raise_from_device(p, target, launch.stream());
   return {call.count, call.mean, call.scatter};

@@ -1,15 +1,5 @@
-// Which kernel runs for which shape, dtype, layout and alignment, with how many blocks: plain host code, no CUDA.
-//
-// accumulate                                              apply
-//   N <= 4 and M <= 4   small   sums in registers           planar       one kernel per layout; the coefficients lie
-//   everything else     table   one table per block         interleaved  in shared memory while that pays
-//
-// With a softmax in front accumulate chooses the same, apply another kernel:
-//   M <= 4              small   a pixel's channels in the registers of one thread
-//   everything else     team    spread over the registers of a few threads; read three times where they do not fit
-//
-// V is the number of pixels (planar) or elements (interleaved) of one 16-byte access, or 1 where addresses do not allow
-// it.
+// Which kernel runs for which shape, dtype, layout and alignment, with how many blocks: plain host code, no CUDA. The
+// table, and why, is in docs/performance.md; tests/simt/test_selector.py holds the two together.
 #pragma once
 
 #include <algorithm>
@@ -20,23 +10,36 @@
 
 namespace cas_ext {
 
-constexpr int64_t kSmallLimit = 4;  // regions and channels of the small kernel
-constexpr int64_t kTargetBlocks =
-    1056;  // 8 for each of 132 multiprocessors; a constant, so results are the same on any GPU
-constexpr int64_t kWorkspaceShare = 64;       // the input is at least this many times larger than the partial tables
+constexpr int64_t kSmallLimit = 4;         // regions and channels of the small kernel
+constexpr int64_t kSmallLeastPixels = 16;  // of a thread of it: fewer would cost more to add up than to read
+// 3 blocks for each of 132 multiprocessors. A constant, so that results are the same on any GPU.
+constexpr int64_t kWaveBlocks = 396;
+constexpr int64_t kWaves = 3;  // of blocks, while the partial tables stay below a kSmallShare-th of the input
+constexpr int64_t kSmallShare = 64;
+constexpr int64_t kLargeShare = 4;  // one wave, or as many blocks as leave the tables below this share of the input
 constexpr int64_t kSharedTableBytes = 49152;  // what a block may use without asking for more
 
+enum class AccumulateKernel : int32_t { kSmall, kTable };
+enum class ApplyKernel : int32_t { kPlanar, kInterleaved, kSoftmaxSmall, kSoftmaxTeam };
+
+// How an image's moments come from what its blocks saw: there is one block; the last block to finish merges; a second
+// kernel does.
+enum class Merge : int32_t { kNone, kLastBlock, kKernel };
+
+// V: neighbours that one thread loads at once, pixels of a channel or (where kernels own no pixels) channels of a
+// pixel; 16 bytes of them, or 1 where addresses do not allow that.
 struct AccumulatePlan {
-  bool small;
-  bool wide;       // V > 1
+  AccumulateKernel kernel;
+  int64_t V;
   int64_t splits;  // blocks per image
   int64_t pixels_per_split;
+  Merge merge;
 };
 
 struct ApplyPlan {
-  bool small;  // with a softmax in front only
-  bool wide;
-  bool shared_table;  // without one only
+  ApplyKernel kernel;
+  int64_t V;
+  bool shared_table;  // coefficients in shared memory
 };
 
 inline int64_t bytes_of(Scalar scalar) {
@@ -53,63 +56,87 @@ inline int64_t bytes_of(Scalar scalar) {
 
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-inline bool aligned(const void* pointer, int64_t bytes) { return reinterpret_cast<uintptr_t>(pointer) % bytes == 0; }
+inline bool aligned(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
 
-// Whether accesses of V elements are aligned everywhere: `stride` elements from one row of pixels to the next.
-inline bool rows_aligned(const PixelArray& a, int64_t images, int64_t rows, int64_t stride, int64_t V, int64_t size) {
-  return aligned(a.data, V * size < 16 ? V * size : 16) && (images <= 1 || a.image_stride % V == 0) &&
-         (rows <= 1 || stride % V == 0);
+// Whether accesses of V neighbours are aligned everywhere, with rows that are `stride` elements apart.
+inline bool rows_aligned(const PixelArray& a, int64_t images, int64_t rows, int64_t stride, int64_t V) {
+  return aligned(a.data) && (images <= 1 || a.image_stride % V == 0) && (rows <= 1 || stride % V == 0);
 }
 
-// Whether threads can load all channels of V neighbouring pixels in accesses of 16 bytes: load_pixels of device.cuh.
-inline bool pixels_aligned(const PixelArray& a, const Shape& s, int64_t V, int64_t size) {
+// V pixels of a channel (planar), or all channels of V pixels that touch (interleaved): PixelPacks of device.cuh.
+inline bool pixels_aligned(const PixelArray& a, const Shape& s, int64_t V) {
   if (s.pixels % V != 0) return false;
-  if (!a.interleaved) return rows_aligned(a, s.images, s.channels, a.channel_stride, V, size);
-  return a.pixel_stride == s.channels && (s.channels == 2 || s.channels == 4) &&
-         rows_aligned(a, s.images, 1, 0, V, size);
+  if (!a.interleaved) return rows_aligned(a, s.images, s.channels, a.channel_stride, V);
+  return a.pixel_stride == s.channels && (s.channels == 2 || s.channels == 4) && rows_aligned(a, s.images, 1, 0, V);
 }
 
-inline AccumulatePlan select_accumulate(const AccumulateParams& p, int64_t small_tile, int64_t table_tile) {
-  const Shape& s = p.shape;
-  const int64_t size = bytes_of(p.scalar);
-  AccumulatePlan plan{};
-  plan.small = s.regions <= kSmallLimit && s.channels <= kSmallLimit;
-  if (plan.small) {
-    const int64_t V = 16 / size;
-    plan.wide = pixels_aligned(p.input, s, V, size) && aligned(p.target.data, 16);
-    plan.pixels_per_split = small_tile;
-    plan.splits = std::max<int64_t>(1, divide_up(s.pixels, small_tile));
-    return plan;
-  }
-  constexpr int64_t V = 4;
-  plan.wide = !p.input.interleaved && pixels_aligned(p.input, s, V, size);
+// V channels of a pixel.
+inline bool channels_aligned(const PixelArray& a, const Shape& s, int64_t V) {
+  return s.channels % V == 0 && rows_aligned(a, s.images, s.pixels, a.pixel_stride, V);
+}
+
+// V elements of an image whose pixels touch.
+inline bool elements_aligned(const PixelArray& a, const Shape& s, int64_t V) {
+  return a.pixel_stride == s.channels && s.pixels * s.channels % V == 0 && rows_aligned(a, s.images, 1, 0, V);
+}
+
+// What the kernels of accumulate work on at a time.
+struct AccumulateTiles {
+  int64_t small_threads;  // of a block of the small kernel
+  int64_t small_pixels;   // of a thread, at most
+  int64_t table_pixels;   // of a tile of the table kernel
+};
+
+// Blocks per image that make at most `blocks` in all, with tables of no more than a share-th of the input.
+inline int64_t splits_within(const Shape& s, int64_t image_bytes, int64_t blocks, int64_t share) {
   const int64_t table_bytes = s.regions * (s.channels + 2) * static_cast<int64_t>(sizeof(double));
-  const int64_t by_memory = s.pixels * s.channels * size / (kWorkspaceShare * table_bytes);
-  const int64_t by_work = divide_up(s.pixels, table_tile);
-  const int64_t by_blocks = divide_up(kTargetBlocks, std::max<int64_t>(s.images, 1));
-  plan.splits = std::max<int64_t>(1, std::min({by_memory, by_work, by_blocks}));
-  plan.pixels_per_split = divide_up(divide_up(s.pixels, plan.splits), table_tile) * table_tile;
-  plan.splits = std::max<int64_t>(1, divide_up(s.pixels, std::max<int64_t>(plan.pixels_per_split, 1)));
+  return std::min(blocks / std::max<int64_t>(s.images, 1), image_bytes / (share * table_bytes));
+}
+
+inline AccumulatePlan select_accumulate(const AccumulateParams& p, const AccumulateTiles& tiles) {
+  const Shape& s = p.shape;
+  const int64_t size = bytes_of(p.scalar), wide = 16 / size;
+  AccumulatePlan plan{};
+  int64_t tile = tiles.table_pixels;  // blocks own whole tiles
+  if (s.regions <= kSmallLimit && s.channels <= kSmallLimit) {
+    plan.kernel = AccumulateKernel::kSmall;
+    plan.V = pixels_aligned(p.input, s, wide) && aligned(p.target.data) ? wide : 1;
+    tile = tiles.small_threads * kSmallLeastPixels;
+    const int64_t wave = divide_up(s.images * s.pixels, kWaveBlocks), most = tiles.small_threads * tiles.small_pixels;
+    plan.splits = divide_up(s.pixels, std::min(divide_up(std::max<int64_t>(wave, 1), tile) * tile, most));
+  } else {
+    plan.kernel = AccumulateKernel::kTable;
+    plan.V = (p.input.interleaved ? channels_aligned(p.input, s, wide) : pixels_aligned(p.input, s, wide)) ? wide : 1;
+    const int64_t bytes = s.pixels * s.channels * size;
+    plan.splits = std::max(splits_within(s, bytes, kWaves * kWaveBlocks, kSmallShare),
+                           splits_within(s, bytes, kWaveBlocks, kLargeShare));
+  }
+  const int64_t pixels = std::max<int64_t>(s.pixels, 1);  // a block for an image without pixels, too
+  plan.pixels_per_split = divide_up(divide_up(pixels, std::max<int64_t>(plan.splits, 1)), tile) * tile;
+  plan.splits = divide_up(pixels, plan.pixels_per_split);
+  plan.merge = plan.kernel == AccumulateKernel::kTable ? Merge::kKernel
+               : plan.splits == 1                      ? Merge::kNone
+               : plan.splits <= tiles.small_threads    ? Merge::kLastBlock  // a thread reads the table of a block
+                                                       : Merge::kKernel;
   return plan;
 }
 
 inline ApplyPlan select_apply(const ApplyParams& p, int64_t threads) {
   const Shape& s = p.shape;
-  const int64_t size = bytes_of(p.scalar), V = 16 / size;
-  ApplyPlan plan{};
-  plan.small = s.channels <= kSmallLimit;
-  const bool pixelwise = p.activation == Activation::kSoftmax;  // threads own pixels, whatever the layout
-  if (p.input.interleaved && !pixelwise) {
-    plan.wide = p.input.pixel_stride == s.channels && p.gradient.pixel_stride == s.channels &&
-                s.pixels * s.channels % V == 0 && rows_aligned(p.input, s.images, 1, 0, V, size) &&
-                rows_aligned(p.gradient, s.images, 1, 0, V, size);
-  } else {
-    plan.wide =
-        aligned(p.target.data, 16) && pixels_aligned(p.input, s, V, size) && pixels_aligned(p.gradient, s, V, size);
+  const int64_t size = bytes_of(p.scalar), wide = 16 / size;
+  const bool by_pixels =
+      aligned(p.target.data) && pixels_aligned(p.input, s, wide) && pixels_aligned(p.gradient, s, wide);
+  if (p.activation == Activation::kSoftmax) {
+    if (s.channels > kSmallLimit) return {ApplyKernel::kSoftmaxTeam, 1, false};
+    return {ApplyKernel::kSoftmaxSmall, by_pixels ? wide : 1, false};
   }
+  ApplyPlan plan{};
+  plan.kernel = p.input.interleaved ? ApplyKernel::kInterleaved : ApplyKernel::kPlanar;
+  const bool by_elements = elements_aligned(p.input, s, wide) && elements_aligned(p.gradient, s, wide);
+  plan.V = (p.input.interleaved ? by_elements : by_pixels) ? wide : 1;
   const int64_t acc_size = p.scalar == Scalar::kDouble ? 8 : 4;
   const int64_t table = s.regions * (1 + 2 * s.channels) * acc_size;
-  const int64_t tile_pixels = threads * (plan.wide && !p.input.interleaved ? V : 1);
+  const int64_t tile_pixels = threads * (p.input.interleaved ? 1 : plan.V);
   const int64_t labels = p.input.interleaved ? tile_pixels * 4 : 0;
   plan.shared_table = table + labels <= kSharedTableBytes && 4 * table <= tile_pixels * s.channels * size;
   return plan;

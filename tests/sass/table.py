@@ -35,7 +35,7 @@ class Kernel:
     wide_loads: int  # 16-byte global loads
     wide_stores: int
     local: int  # instructions that touch local memory
-    atomics: int
+    atomics: tuple[str, ...]  # their opcodes
 
 
 def find_cuobjdump() -> str | None:
@@ -114,7 +114,7 @@ def read_kernels(architecture: str) -> list[Kernel]:
                 wide_loads=count(r"LDG\.E.*\.128"),
                 wide_stores=count(r"STG\.E.*\.128"),
                 local=count(r"(LDL|STL)"),
-                atomics=count(r"(ATOM|RED\.)"),
+                atomics=tuple(sorted(op for op in opcodes.elements() if re.match(r"ATOM|RED[.G]", op))),
             )
         )
     return sorted(kernels, key=lambda k: (k.name, k.arguments))
@@ -135,7 +135,7 @@ def main() -> None:
         label = f"{k.name}<{', '.join(k.arguments)}>" if k.arguments else k.name
         print(
             f"{k.architecture:7} {label:62} {k.registers:5} {k.stack:5} {k.instructions:6} {k.wide_loads:7} "
-            f"{k.wide_stores:7} {k.local:5} {k.atomics:7}"
+            f"{k.wide_stores:7} {k.local:5} {len(k.atomics):7}"
         )
 
 

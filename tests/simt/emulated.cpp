@@ -1,4 +1,5 @@
 // The Python module of the CUDA kernels of csrc/cuda, launched on NumPy arrays exactly as operators.cu launches them.
+#include <random>
 #include <string>
 #include <vector>
 
@@ -44,7 +45,15 @@ Shape shape_of(const py::array& input, int64_t regions) {
   return {input.shape(0), regions, input.shape(1), pixels};
 }
 
-// `first_invalid` comes back as the fourth result.
+// What an image's word of workspace may hold before a launch: anything, and what a launch that was cut off left.
+py::array_t<uint64_t> stale_words(int64_t images, uint64_t launches) {
+  static std::mt19937_64 random(1);
+  py::array_t<uint64_t> words(images);
+  for (int64_t b = 0; b < images; ++b) words.mutable_at(b) = b % 2 ? arrival_number(launches - 1) + 1 : random();
+  return words;
+}
+
+// `first_invalid` comes back as the fourth result, the words that told the last blocks as the fifth.
 py::tuple accumulate(const py::array& input, int scalar, const py::array& target, int label, int64_t regions,
                      int64_t ignore_index, int activation) {
   simt::Arrays arrays;
@@ -61,12 +70,17 @@ py::tuple accumulate(const py::array& input, int scalar, const py::array& target
   p.scatter = arrays.out<double>("scatter", {B, N});
   p.first_invalid = arrays.out<int64_t>("first_invalid", {B});
   const AccumulatePlan plan = plan_accumulate(p);
-  p.splits = plan.splits;
-  p.pixels_per_split = plan.pixels_per_split;
-  place_workspace(p, arrays.workspace("workspace", workspace_bytes(p.shape, p.splits), 8));
+  const int64_t bytes = workspace_bytes(p.shape, plan);
+  void* workspace = nullptr;
+  if (bytes > 0) workspace = arrays.workspace("workspace", bytes, 8);
+  static uint64_t launches = 0;
+  place_workspace(p, plan, workspace, launches);
+  const bool counted = p.arrivals != nullptr;
+  if (counted) p.arrivals = arrays.inout("arrivals", stale_words(B, launches));
+  ++launches;
   launch_accumulate(p, plan, simt::Launch{});
-  return py::make_tuple(arrays.take("count"), arrays.take("mean"), arrays.take("scatter"),
-                        arrays.take("first_invalid"));
+  return py::make_tuple(arrays.take("count"), arrays.take("mean"), arrays.take("scatter"), arrays.take("first_invalid"),
+                        counted ? arrays.take("arrivals") : py::array_t<uint64_t>(0));
 }
 
 py::tuple finalise(const py::array& count, const py::array& mean, const py::array& scatter, double alpha, int pairs,
@@ -116,6 +130,49 @@ py::array apply(const py::array& input, int scalar, const py::array& target, int
   return arrays.take("gradient");
 }
 
+// What select.h answers for sizes, strides and addresses alone. `sizes`: B, N, M, P; `strides`: of image, channel,
+// pixel.
+PixelArray pixels_at(uintptr_t address, const Sizes& strides, bool interleaved) {
+  return {reinterpret_cast<void*>(address), strides.at(0), strides.at(1), strides.at(2), interleaved};
+}
+
+py::dict plan_of_accumulate(const Sizes& sizes, int scalar, uintptr_t input, const Sizes& strides, bool interleaved,
+                            uintptr_t target) {
+  AccumulateParams p{};
+  p.shape = {sizes.at(0), sizes.at(1), sizes.at(2), sizes.at(3)};
+  p.scalar = static_cast<Scalar>(scalar);
+  p.input = pixels_at(input, strides, interleaved);
+  p.target.data = reinterpret_cast<const void*>(target);
+  const AccumulatePlan plan = plan_accumulate(p);
+  py::dict result;
+  result["kernel"] = plan.kernel == AccumulateKernel::kSmall ? "accumulate_small" : "accumulate_table";
+  result["V"] = plan.V;
+  result["splits"] = plan.splits;
+  result["pixels_per_split"] = plan.pixels_per_split;
+  const char* const merges[] = {"none", "last block", "kernel"};
+  result["merge"] = merges[static_cast<int>(plan.merge)];
+  result["workspace_bytes"] = workspace_bytes(p.shape, plan);
+  return result;
+}
+
+py::dict plan_of_apply(const Sizes& sizes, int scalar, bool softmax, uintptr_t input, const Sizes& strides,
+                       bool interleaved, uintptr_t target, uintptr_t gradient) {
+  ApplyParams p{};
+  p.shape = {sizes.at(0), sizes.at(1), sizes.at(2), sizes.at(3)};
+  p.scalar = static_cast<Scalar>(scalar);
+  p.activation = softmax ? Activation::kSoftmax : Activation::kNone;
+  p.input = pixels_at(input, strides, interleaved);
+  p.gradient = pixels_at(gradient, strides, interleaved);
+  p.target.data = reinterpret_cast<const void*>(target);
+  const ApplyPlan plan = plan_apply(p);
+  const char* const names[] = {"apply_planar", "apply_interleaved", "apply_softmax_small", "apply_softmax_team"};
+  py::dict result;
+  result["kernel"] = names[static_cast<int>(plan.kernel)];
+  result["V"] = plan.V;
+  result["shared_table"] = plan.shared_table;
+  return result;
+}
+
 std::string label_message(const Sizes& sizes, int64_t b, int64_t x, int64_t label, int64_t regions,
                           int64_t ignore_index) {
   return invalid_label_message(static_cast<int64_t>(sizes.size()), sizes.data(), b, x, label, regions, ignore_index);
@@ -129,5 +186,7 @@ PYBIND11_MODULE(emulated_kernels, module) {
   module.def("accumulate", &accumulate);
   module.def("finalise", &finalise);
   module.def("apply", &apply);
+  module.def("select_accumulate", &plan_of_accumulate);
+  module.def("select_apply", &plan_of_apply);
   module.def("label_message", &label_message);
 }

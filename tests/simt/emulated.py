@@ -46,7 +46,7 @@ def _readable(input):
 
 def accumulate(input, target, num_regions, ignore_index, validate, activation=0):
     source, labels = _readable(input), target.contiguous()
-    *moments, first_invalid = kernels().accumulate(
+    *moments, first_invalid, arrivals = kernels().accumulate(
         _array(source),
         SCALARS[input.dtype],
         _array(labels),
@@ -55,6 +55,7 @@ def accumulate(input, target, num_regions, ignore_index, validate, activation=0)
         ignore_index,
         activation,
     )
+    assert not arrivals.any()  # cleared, for a graph that is replayed
     for image, pixel in enumerate(first_invalid if validate else ()):
         if pixel != NO_PIXEL:
             label = int(labels.flatten(1)[image, pixel]) if labels.dim() > 1 else int(labels[image])

@@ -15,7 +15,11 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 LABELS = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 NAMES = {torch.float16: "half", torch.bfloat16: "bfloat16", torch.float32: "float", torch.float64: "double"}
 IGNORED = 1
-BLOCK_CHANNELS = 32  # kBlockChannels of accumulate_table.cuh
+BLOCK_BYTES = (
+    128  # of the channels that accumulate_table.cuh stages at a time: kBlockChannels in the type of arithmetic
+)
+BLOCK_PIXELS = 256  # kTilePixels of tile_groups.cuh
+SMALL_PIXELS = (256 * 16, 256 * 256)  # least and most of a block of accumulate_small.cuh
 HELD_CHANNELS = 64  # kHeldChannels of apply_softmax.cuh
 
 
@@ -40,7 +44,7 @@ class Case:
         """How often accumulate and apply load each element of the input; beyond the first time, from L1 or L2."""
         if not self.softmax or (self.channels <= 4 and self.regions <= 4):
             return 1, 1
-        staged = self.interleaved and self.channels <= BLOCK_CHANNELS
+        staged = self.channels * (8 if self.dtype == torch.float64 else 4) <= BLOCK_BYTES
         return 1 if staged else 2, 1 if self.channels <= HELD_CHANNELS else 3
 
     def descriptors(self, input: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,146 @@
+"""accumulate_table on masks of every kind: right, single-pass, the same under every schedule, and little traffic to tables."""
+
+import pytest
+import torch
+
+from cas_ext import reference
+from simt import emulated
+
+from .specialisations import BLOCK_BYTES, BLOCK_PIXELS, IGNORED
+
+PIXELS = 3 * BLOCK_PIXELS - 41  # three tiles, the last one cut
+BLOCK_CHANNELS = BLOCK_BYTES // 4  # of float32
+
+
+def stripes(width, labels):
+    return torch.arange(PIXELS) // width % labels
+
+
+def random(labels, seed=0):
+    return torch.randint(0, labels, (PIXELS,), generator=torch.Generator().manual_seed(seed))
+
+
+def far_apart():
+    """Labels that differ in high bits only, and in all of them."""
+    return torch.tensor([0, 64, 63, 127, 2])[random(5)]
+
+
+def one_in_each_tile():
+    """One region everywhere but for a lone pixel at a different place of each tile."""
+    mask = torch.zeros(PIXELS, dtype=torch.int64)
+    mask[[0, BLOCK_PIXELS + 31, 2 * BLOCK_PIXELS + 32]] = torch.tensor([2, 3, 2])
+    return mask
+
+
+MASKS = {
+    "one region": torch.zeros(PIXELS, dtype=torch.int64),
+    "checkerboard": stripes(1, 2) * 2,  # label 1 is IGNORED
+    "all ignored": torch.full((PIXELS,), IGNORED),
+    "half ignored": stripes(1, 2),
+    "ignored but for the last pixel": (torch.arange(PIXELS) == PIXELS - 1) * 4 + IGNORED,
+    "random of 4": random(4),
+    "random of 100": random(100),
+    "all different": torch.randperm(PIXELS, generator=torch.Generator().manual_seed(1)),
+    "runs of 31": stripes(31, 7),
+    "runs of 33": stripes(33, 7),
+    "runs of a tile and a pixel": stripes(BLOCK_PIXELS + 1, 7),
+    "far apart": far_apart(),
+    "lone pixels": one_in_each_tile(),
+}
+EVERY_MASK = pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
+LAYOUTS = pytest.mark.parametrize("interleaved", [False, True], ids=["planar", "interleaved"])
+
+
+@pytest.fixture(autouse=True)
+def fresh_counters():
+    emulated.kernels().seed(0)
+    emulated.kernels().reset_counters()
+    yield
+    emulated.kernels().seed(0)
+
+
+def tensors(mask, channels, interleaved, dtype=torch.float32):
+    size = (2, channels, PIXELS, 1)
+    input = torch.rand(size, generator=torch.Generator().manual_seed(channels), dtype=torch.float64).to(dtype)
+    if interleaved:
+        input = input.to(memory_format=torch.channels_last)
+    other = mask.flip(0)  # the second image's
+    return input, torch.stack([mask, other])[..., None].int(), max(int(mask.max()) + 1, 6)
+
+
+def error(found, expected):
+    return float(
+        (found.double() - expected).abs().max() / expected.abs().max().clamp(min=1e-20)
+    )  # or 0, but for rounding
+
+
+@EVERY_MASK
+@LAYOUTS
+@pytest.mark.parametrize("channels", [5, 36])
+def test_any_mask_gives_the_moments_in_one_pass(mask, interleaved, channels):
+    input, target, regions = tensors(mask, channels, interleaved)
+    count, mean, scatter = emulated.accumulate(input, target, regions, IGNORED, False)
+    expected = reference.region_moments(input.double(), target, regions, ignore_index=IGNORED)
+    assert torch.equal(count, expected.count.long())
+    assert error(mean, expected.mean) < 3e-7
+    assert error(scatter, expected.scatter) < 1e-6
+    for name in ("input", "target"):
+        found = emulated.kernels().counters()[name]
+        assert (found["min_loads"], found["max_loads"]) == (1, 1), name
+
+
+@EVERY_MASK
+def test_a_table_is_touched_once_per_tile_and_region(mask):
+    """The loads of a table's means: once for each tile that meets the region again, and once more by the merge's loops."""
+    channels = 36
+    input, target, regions = tensors(mask, channels, False)
+    emulated.accumulate(input, target, regions, IGNORED, False)
+    kernels = emulated.kernels().counters()["workspace"]["kernels"]
+    stored = sum(t["stores"] for name, t in kernels.items() if name.startswith("accumulate_table"))
+    tiles = [set(tile.tolist()) - {IGNORED} for image in target.flatten(1) for tile in image.split(BLOCK_PIXELS)]
+    splits = emulated.kernels().select_accumulate(
+        [2, regions, channels, PIXELS], 2, 4096, [channels * PIXELS, PIXELS, 1], False, 4096
+    )["splits"]
+    visits = sum(len(tile) for tile in tiles)
+    zeroed_and_flags = 2 * splits * (regions + 1)
+    blocks = -(-channels // BLOCK_CHANNELS)  # of channels: a tile of few segments adds to the scatter with each
+    assert visits * (channels + 2) <= stored - zeroed_and_flags <= visits * (channels + 1 + blocks)
+
+
+@LAYOUTS
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", ["random of 100", "runs of 33", "half ignored"])
+def test_every_schedule_gives_the_same_bits(name, dtype, interleaved):
+    input, target, regions = tensors(MASKS[name], 9, interleaved, dtype)
+    expected = emulated.accumulate(input, target, regions, IGNORED, False)
+    for seed in range(1, 21):
+        emulated.kernels().seed(seed)
+        for found, value in zip(emulated.accumulate(input, target, regions, IGNORED, False), expected, strict=True):
+            assert torch.equal(found, value), seed
+
+
+@EVERY_MASK
+@pytest.mark.parametrize("first", [0.999, 30.0])
+def test_nearly_constant_values_keep_their_digits(mask, first):
+    """Values .999 +- 1e-3, also with an outlier as the first pixel of every tile, which is the first pilot of its region."""
+    input, target, regions = tensors(mask, 5, False)
+    input = 0.999 + 1e-3 * (input - 0.5)
+    input[:, :, ::BLOCK_PIXELS] = first
+    _, mean, scatter = emulated.accumulate(input, target, regions, IGNORED, False)
+    expected = reference.region_moments(input.double(), target, regions, ignore_index=IGNORED)
+    assert error(mean, expected.mean) < 3e-7
+    assert error(scatter, expected.scatter) < 1e-6
+
+
+@LAYOUTS
+def test_an_outlier_that_is_a_segment_of_its_own_costs_no_digits(interleaved):
+    """A region's first segment in each tile is one pixel, far from the other 224: about it, 8 bits would cancel."""
+    place = torch.arange(PIXELS) % BLOCK_PIXELS
+    input, target, regions = tensors((place < 31).long() * 2, 5, interleaved)
+    target[1] = target[0]
+    input = 0.999 + 1e-3 * (input - 0.5)
+    input[:, :, place == 31] = 30.0
+    _, mean, scatter = emulated.accumulate(input, target, regions, IGNORED, False)
+    expected = reference.region_moments(input.double(), target, regions, ignore_index=IGNORED)
+    assert error(mean, expected.mean) < 3e-7
+    assert error(scatter, expected.scatter) < 1e-6

@@ -1,0 +1,204 @@
+"""Which kernel runs: csrc/cuda/select.h does what the table in docs/performance.md says, for every kind of memory."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from simt import emulated
+
+from .specialisations import BLOCK_PIXELS, DTYPES, SMALL_PIXELS
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
+IMAGES = 2
+SIZES = {dtype: dtype.itemsize for dtype in DTYPES}
+WORDS = {"otherwise": "True"}
+WAVE = 396  # kWaveBlocks: 3 blocks for each of 132 multiprocessors
+
+
+def marked_table(marker: str) -> list[list[str]]:
+    """The rows of a table of the page."""
+    text = PAGE.read_text().split(f"<!-- {marker}:begin -->")[1].split(f"<!-- {marker}:end -->")[0]
+    return [[cell.strip().strip("`") for cell in line.strip("|").split("|")] for line in text.strip().splitlines()[2:]]
+
+
+def table() -> list[tuple[str, str, str]]:
+    """The rows of the page's table: kernel, condition, which neighbours one thread loads at once."""
+    return [
+        (kernel, WORDS.get(condition, condition), neighbours)
+        for kernel, condition, neighbours, *_ in marked_table("selector")
+    ]
+
+
+def chosen(operator: str, **facts) -> tuple[str, str]:
+    """The first row of the page's table that holds."""
+    return next(
+        (kernel, neighbours)
+        for kernel, condition, neighbours in table_rows(operator)
+        if eval(condition, {"__builtins__": {}}, facts)  # a row of our own page
+    )
+
+
+def table_rows(operator: str) -> list[tuple[str, str, str]]:
+    return [row for row in ROWS if row[0].startswith(operator)]
+
+
+ROWS = table()
+
+
+class Memory:
+    """An array of pixels at some address; `padding` elements follow each row (planar: channel, else pixel) and image."""
+
+    def __init__(self, size: int, M: int, P: int, interleaved: bool, offset: int, padding: int) -> None:
+        self.size, self.M, self.P, self.interleaved = size, M, P, interleaved
+        self.address = 4096 + offset * size
+        row = (M if interleaved else P) + padding
+        self.strides = [row * (P if interleaved else M) + padding, *((1, row) if interleaved else (row, 1))]
+        self.touching = padding == 0
+
+    def allows(self, neighbours: str, V: int) -> bool:
+        """Whether every load of V such neighbours has an address that is a multiple of 16: tries them all."""
+        if neighbours == "none":
+            return False
+        image, channel, pixel = self.strides
+        b = np.arange(IMAGES)[:, None, None] * image
+        if neighbours == "channels" and self.interleaved:
+            starts = b + np.arange(self.P)[:, None] * pixel + np.arange(0, self.M, V)
+            whole = self.M % V == 0
+        elif neighbours == "elements":
+            starts, whole = b + np.arange(0, self.P * self.M, V), self.P * self.M % V == 0 and self.touching
+        elif self.interleaved:  # all channels of V pixels
+            starts, whole = b + np.arange(0, self.P, V) * pixel, self.P % V == 0 and self.touching and self.M in (2, 4)
+        else:
+            starts = b + np.arange(self.M)[:, None] * channel + np.arange(0, self.P, V)
+            whole = self.P % V == 0
+        return bool(whole and ((self.address + starts * self.size) % 16 == 0).all())
+
+
+def kinds(dtype):
+    """Every kind of array, with addresses of labels."""
+    for M, P, interleaved, offset, padding, labels in itertools.product(
+        (1, 2, 3, 4, 5, 8, 24), (64, 63), (False, True), (0, 1), (0, 1, 16), (4096, 4097)
+    ):
+        yield Memory(SIZES[dtype], M, P, interleaved, offset, padding), labels
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_accumulate_runs_the_kernel_that_the_page_names(dtype):
+    wide = 16 // SIZES[dtype]
+    seen = set()
+    for (memory, labels), N in itertools.product(kinds(dtype), (1, 2, 4, 5, 1000)):
+        plan = emulated.kernels().select_accumulate(
+            [IMAGES, N, memory.M, memory.P],
+            emulated.SCALARS[dtype],
+            memory.address,
+            memory.strides,
+            memory.interleaved,
+            labels,
+        )
+        kernel, neighbours = chosen("accumulate", N=N, M=memory.M, softmax=False, interleaved=memory.interleaved)
+        fits = memory.allows(neighbours, wide) and (kernel == "accumulate_table" or labels % 16 == 0)
+        assert (plan["kernel"], plan["V"]) == (kernel, wide if fits else 1), vars(memory)
+        seen.add((kernel, memory.interleaved, fits))
+    assert len(seen) == 8  # both kernels, both layouts, with and without 16-byte loads
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_apply_runs_the_kernel_that_the_page_names(dtype):
+    wide, seen = 16 // SIZES[dtype], set()
+    accumulated = max(4, SIZES[dtype])
+    for (memory, labels), softmax, N, misplaced in itertools.product(
+        kinds(dtype), (False, True), (2, 5, 1000), (False, True)
+    ):
+        gradient = Memory(memory.size, memory.M, memory.P, memory.interleaved, int(misplaced), 0)
+        plan = emulated.kernels().select_apply(
+            [IMAGES, N, memory.M, memory.P],
+            emulated.SCALARS[dtype],
+            softmax,
+            memory.address,
+            memory.strides,
+            memory.interleaved,
+            labels,
+            gradient.address,
+        )
+        # The gradient's strides are the input's here; only its address is its own.
+        gradient.strides, gradient.touching = memory.strides, memory.touching
+        kernel, neighbours = chosen("apply", N=N, M=memory.M, softmax=softmax, interleaved=memory.interleaved)
+        fits = memory.allows(neighbours, wide) and gradient.allows(neighbours, wide)
+        fits = fits and (kernel == "apply_interleaved" or labels % 16 == 0)
+        assert (plan["kernel"], plan["V"]) == (kernel, wide if fits else 1), vars(memory)
+        coefficients = N * (1 + 2 * memory.M) * accumulated
+        tile = 256 * (1 if memory.interleaved else plan["V"])
+        pays = 4 * coefficients <= tile * memory.M * SIZES[dtype]
+        room = 49152 - (4 * tile if memory.interleaved else 0)
+        assert plan["shared_table"] == (not softmax and pays and coefficients <= room)
+        seen.add((kernel, fits, plan["shared_table"]))
+    assert len({kernel for kernel, _, _ in seen}) == 4
+    assert {kernel for kernel, fits, _ in seen if fits} == {row[0] for row in table_rows("apply") if row[2] != "none"}
+
+
+@pytest.mark.parametrize("images", [1, 8, 40])
+@pytest.mark.parametrize("pixels", [0, 1, 255, 256, 257, 65_536, 1_000_003, 1 << 28])
+@pytest.mark.parametrize(("regions", "channels"), [(2, 2), (4, 4), (5, 2), (20, 21), (100, 64), (1000, 32), (1, 4096)])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_blocks_share_an_image_and_their_tables_stay_small(dtype, regions, channels, pixels, images):
+    memory = Memory(SIZES[dtype], channels, pixels, False, 0, 0)
+    plan = emulated.kernels().select_accumulate(
+        [images, regions, channels, pixels], emulated.SCALARS[dtype], memory.address, memory.strides, False, 4096
+    )
+    splits, share = plan["splits"], plan["pixels_per_split"]
+    assert splits * share >= pixels > (splits - 1) * share or (pixels, splits) == (0, 1)
+    blocks = splits * images
+    if plan["kernel"] == "accumulate_small":
+        least, most = SMALL_PIXELS
+        assert share % least == 0 and least <= share <= most
+        assert (
+            share == least or share * (blocks - images) < pixels * images
+        )  # a wave of blocks, while they are large enough
+        assert share == most or blocks <= max(WAVE + images, images)
+        assert plan["merge"] == ("none" if splits == 1 else "last block" if splits <= 256 else "kernel")
+        if splits == 1:  # one block saw the image: it writes the moments themselves
+            assert plan["workspace_bytes"] == 0
+            return
+    else:
+        assert share % BLOCK_PIXELS == 0 and plan["merge"] == "kernel"
+    tables = 8 * regions * (channels + 2) * blocks
+    words = 8 * images if plan["merge"] == "last block" else 0
+    assert plan["workspace_bytes"] == tables + 8 * blocks + words
+    input = images * pixels * channels * SIZES[dtype]
+    if plan["kernel"] == "accumulate_table" and splits > 1:
+        assert (blocks <= WAVE and tables <= input / 4) or (blocks <= 3 * WAVE and tables <= input / 64)
+
+
+GRID = {  # images, regions, channels, pixels of each case of benchmarks/speed
+    "paper": (40, 2, 2, 256**2),
+    "voc": (16, 20, 21, 512**2),
+    "embedding": (8, 100, 64, 512**2),
+    "superpixel": (4, 1000, 32, 1024**2),
+    "tiny": (1, 2, 2, 64**2),
+    "huge": (1, 2, 2, 16384**2),
+    "volume": (1, 64, 4, 256**3),
+}
+
+
+def test_blocks_and_workspace_of_the_grid_are_what_the_page_says():
+    rows = {name: tuple(cells) for name, *cells in marked_table("workspace")}
+    assert rows.keys() == GRID.keys()
+    for name, (images, regions, channels, pixels) in GRID.items():
+        blocks, shares = [], []
+        for dtype in (torch.float32, torch.bfloat16):
+            memory = Memory(SIZES[dtype], channels, pixels, False, 0, 0)
+            plan = emulated.kernels().select_accumulate(
+                [images, regions, channels, pixels],
+                emulated.SCALARS[dtype],
+                memory.address,
+                memory.strides,
+                False,
+                4096,
+            )
+            blocks.append(str(images * plan["splits"]))
+            share = plan["workspace_bytes"] / (images * channels * pixels * SIZES[dtype])
+            shares.append(f"{100 * share:.1f}%")
+        assert rows[name] == (" / ".join(blocks), " / ".join(shares)), name
