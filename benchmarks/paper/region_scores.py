@@ -28,33 +28,32 @@ class RegionScores:
     precision: float
 
 
-def overlaps(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Pixels (regions of the truth, regions of the prediction) that each pair of regions shares; ignored pixels left out.
+def counted_ids(truth: np.ndarray, predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The ids 0, 1, ... of both segmentations, (P,) each, at the pixels that are not ignored.
 
     Raises:
         ValueError: for different shapes, or nothing but ignored pixels.
     """
-    from skimage.metrics import contingency_table
-
     if truth.shape != predicted.shape:
-        raise ValueError(f"overlaps: predicted must have the shape of truth, {truth.shape}, got {predicted.shape}")
+        raise ValueError(f"score_regions: predicted must have the shape of truth, {truth.shape}, got {predicted.shape}")
     counted = truth != IGNORED
     if not counted.any():
-        raise ValueError("overlaps: truth must have pixels that are not ignored, got none")
-    compact = (np.unique(labels[counted], return_inverse=True)[1].ravel() for labels in (truth, predicted))
-    return contingency_table(*compact).toarray().astype(np.int64)
+        raise ValueError("score_regions: truth must have pixels that are not ignored, got none")
+    true, found = (np.unique(labels[counted], return_inverse=True)[1].ravel() for labels in (truth, predicted))
+    return true, found
 
 
 def pairwise_iou(table: np.ndarray) -> np.ndarray:
-    """Intersection over union of each pair of regions, from their `overlaps`."""
+    """Intersection over union of each pair of regions, from the pixels (true regions, predicted regions) they share."""
     return table / (table.sum(1, keepdims=True) + table.sum(0, keepdims=True) - table)
 
 
 def average_precision(table: np.ndarray) -> float:
     """AP of regions that have neither names nor confidences: the mean over IoU thresholds t of TP / (TP + FP + FN).
 
-    TP is the size of the largest one-to-one matching of true and predicted regions with IoU >= t, for t = .50, .55, ...,
-    .95; the unmatched predicted regions are FP, the unmatched true ones FN. The paper does not define its AP (Table 3).
+    table: the pixels (true regions, predicted regions) that they share. TP is the size of the largest one-to-one matching of
+    true and predicted regions with IoU >= t, for t = .50, .55, ..., .95; the unmatched predicted regions are FP, the
+    unmatched true ones FN. The paper does not define its AP (Table 3).
     """
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import maximum_bipartite_matching
@@ -74,19 +73,18 @@ def score_regions(truth: np.ndarray, predicted: np.ndarray) -> RegionScores:
     rand: the share of pixel pairs on which both segmentations agree. information: H(T | S) + H(S | T) in bits.
 
     Raises:
-        ValueError: as `overlaps`.
+        ValueError: as `counted_ids`.
     """
-    from scipy.sparse import csr_array
-    from skimage.metrics import variation_of_information
+    from skimage.metrics import contingency_table, variation_of_information
     from sklearn.metrics import rand_score
 
-    table = overlaps(truth, predicted)
-    counted = truth != IGNORED
+    true, found = counted_ids(truth, predicted)
+    table = contingency_table(true, found).toarray().astype(np.int64)
     iou = pairwise_iou(table)
     return RegionScores(
         covering=float((table.sum(1) * iou.max(1)).sum() / table.sum()),
-        rand=float(rand_score(truth[counted], predicted[counted])),
-        information=float(sum(variation_of_information(table=csr_array(table / table.sum())))),
+        rand=float(rand_score(true, found)),
+        information=float(sum(variation_of_information(true, found))),
         precision=average_precision(table),
     )
 
