@@ -29,9 +29,14 @@ def call(function: Any, *arguments: Any) -> Any:
     if not _DIRECT or _in_transform():  # type: ignore[misc]
         return function.eager.apply(*arguments)
     unwrapped = [_unwrap_if_dead(a) if isinstance(a, Tensor) else a for a in arguments]  # type: ignore[misc]
-    if not torch.is_grad_enabled() and getattr(forward_ad, "_current_level", None) == _NO_DUAL_LEVEL:
+    if not torch.is_grad_enabled() and _nobody_watches():
         return function.forward(*unwrapped)  # inference, or a backward that nothing differentiates
     return super(torch.autograd.Function, function.eager).apply(*unwrapped)
+
+
+def _nobody_watches() -> bool:
+    """Neither forward-mode AD, nor a trace, which is to be the same with gradients and without."""
+    return getattr(forward_ad, "_current_level", None) == _NO_DUAL_LEVEL and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
 
 
 def transformable(function: AnyFunction) -> AnyFunction:

@@ -169,6 +169,35 @@ def test_nearly_equal_codes_are_pushed_apart_with_a_force_that_does_not_vanish(d
 
 @on_every_device
 @pytest.mark.parametrize("distance", DISTANCES)
+def test_distance_of_near_means_far_from_zero_keeps_its_digits(device, distance):
+    # 2^-10 apart at 4096 and a third of 2^-10: in float64, |a|^2 + |b|^2 - 2 <a, b> would be off by a thousandth.
+    gap = 2.0**-10
+    values = 4096 + gap * torch.tensor([0, 0, 1, 1, 1, 2], device=device.torch_device)
+    input = values.expand(1, 3, 6)
+    target = torch.tensor([[0, 0, 0, 1, 1, 1]], device=device.torch_device)
+    length = math.sqrt(3) * gap
+    expected = -2 * (length if distance == "euclidean" else math.log1p(length))
+    assert cas_ext.cas_loss(input, target, alpha=0.0, distance=distance).item() == pytest.approx(expected, rel=1e-6)
+
+
+@on_devices("cpu", "cuda")
+@pytest.mark.parametrize("distance", DISTANCES)
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16])
+def test_autocast_leaves_the_tables_in_double(device, distance, half):
+    input, target = Case(spatial=(40,)).tensors(device.torch_device)
+
+    def everything():
+        loss = cas_ext.cas_loss(input, target, distance=distance)
+        (gradient,) = torch.autograd.grad(loss, input, create_graph=True)
+        return loss, gradient, torch.autograd.grad(gradient.square().sum(), input)[0]
+
+    expected = everything()
+    with torch.autocast(device.torch_device, half):
+        assert all(torch.equal(a, b) for a, b in zip(everything(), expected, strict=True))
+
+
+@on_every_device
+@pytest.mark.parametrize("distance", DISTANCES)
 def test_permuting_the_labels_changes_nothing(device, distance):
     input, target = Case(spatial=(40,), regions=5, num_regions=5).tensors(device.torch_device)
     order = torch.tensor([3, 0, 4, 1, 2], device=device.torch_device)

@@ -13,12 +13,10 @@
 namespace cas_ext::cpu {
 namespace CAS_ISA {
 
-constexpr int64_t kShortRun = 24;  // mean run length (pixels) below which rows are cheaper, and for few channels:
+constexpr int64_t kShortRun = 64;  // mean run length (pixels) below which rows are cheaper, and for few channels:
 constexpr int64_t kShortRunOfFew = 12;
 static_assert(kShortRunOfFew >= kShortestRun);
 constexpr int64_t kLongRunOfTwo = 256;    // mean run length below which two regions are cheaper to mask
-constexpr int64_t kSegmentBytes = 16384;  // of an interleaved run: read once per group of channels, from L1
-constexpr int64_t kPackedSegment = 1024;  // pixels of a run with few interleaved channels: 64 additions per lane
 constexpr int64_t kTurnedPixels = 32;     // that become rows at a time
 constexpr int64_t kTurnedChannels = 128;  // at a time: with the pixels 16 KB, in L1
 
@@ -48,6 +46,7 @@ template <class scalar_t>
 class Chunk {
  public:
   using acc_t = AccOf<scalar_t>;
+  static constexpr int64_t L = kLanes<acc_t>;
 
   Chunk(const Shape& shape, const Strides& strides, void* scratch)
       : t_(shape, scratch),
@@ -64,7 +63,11 @@ class Chunk {
     fill_labels(tile);
     if (maskable) {
       const FewRegions few = few_regions(tile, t_.N);
-      if (few.size <= kFew) return add_masked(tile, s, few, 0, tile.size);
+      const int64_t limit = (packed_ ? 1 : kUnroll) * L * kAdditions;
+      for (int64_t x = 0; few.size <= kFew && x < tile.size; x += limit) {
+        add_masked(tile, s, few, x, std::min(x + limit, tile.size));
+      }
+      if (few.size <= kFew) return;
     }
     for (int64_t x = 0; x < tile.size; x += kTurnedPixels) {
       add_rows(tile.label + x, std::min(kTurnedPixels, tile.size - x), s + x * strides_.pixel);
@@ -75,8 +78,8 @@ class Chunk {
 
  private:
   void add_runs(const Tile& tile, const scalar_t* s) {
-    const int64_t block = std::max<int64_t>(kChains, kSegmentBytes / (M_ * static_cast<int64_t>(sizeof(scalar_t))));
-    const int64_t limit = !strides_.interleaved ? kTile : packed_ ? kPackedSegment : block;
+    const int64_t chains = strides_.interleaved && !packed_ ? kChains : packed_ ? L : kChains * L;
+    const int64_t limit = chains * kAdditions;
     for_each_run(tile, [&](int32_t i, int64_t first, int64_t length) {
       if (i == kIgnored) return;
       const scalar_t* run = s + first * strides_.pixel;

@@ -10,6 +10,8 @@
 namespace cas_ext::cpu {
 namespace CAS_ISA {
 
+constexpr int64_t kPlanes = 32;  // that are read and written at a time: their pages fit a first-level TLB
+
 // Coefficients of one image.
 template <class acc_t>
 struct Coefficients {
@@ -53,14 +55,17 @@ class Gradient {
     if (!from_.interleaved || packed_) {
       const FewRegions few = few_regions(tile, N_);
       if (few.size <= kFew && packed_) return visit_few(M_, [&](auto M) { packed_blend<M.value>(tile, few, s, g); });
-      if (few.size <= kFew) return visit_size(few.size, [&](auto R) { plane_blend<R.value>(tile, few, s, g); });
+      if (few.size <= kFew) return visit_count<kFew>(few.size, [&](auto R) { plane_blend<R.value>(tile, few, s, g); });
     }
     if (from_.interleaved && M_ >= kPad) {
       for (int64_t x = 0; x < tile.size; ++x) row(tile.label[x], s + x * from_.pixel, g + x * to_.pixel);
       return;
     }
-    for (int64_t x = 0; x < tile.size; x += kTurnedPixels) {
-      turned(tile.label + x, std::min(kTurnedPixels, tile.size - x), s + x * from_.pixel, g + x * to_.pixel);
+    for (int64_t first = 0; first < M_; first += kPlanes) {
+      for (int64_t x = 0; x < tile.size; x += kTurnedPixels) {
+        turned(tile.label + x, std::min(kTurnedPixels, tile.size - x), first, std::min(kPlanes, M_ - first),
+               s + x * from_.pixel, g + x * to_.pixel);
+      }
     }
   }
 
@@ -136,20 +141,17 @@ class Gradient {
     }
   }
 
-  // At most kTurnedPixels pixels with any labels, turned into rows of channels and back.
-  void turned(const int32_t* label, int64_t pixels, const scalar_t* s, scalar_t* g) const {
-    alignas(64) acc_t rows[kTurnedPixels * kTurnedChannels], result[kTurnedPixels * kTurnedChannels];
-    for (int64_t first = 0; first < M_; first += kTurnedChannels) {
-      const int64_t channels = std::min(kTurnedChannels, M_ - first), padded = padded_row(channels);
-      turn_rows(s + first * from_.channel, from_, channels, pixels, rows);
-      M_ <= kNarrow ? gradient_rows<kNarrow>(label, pixels, first, channels, rows, result)
-                    : gradient_rows<kPad>(label, pixels, first, channels, rows, result);
-      if (from_.interleaved) {
-        for (int64_t x = 0; x < pixels; ++x) {
-          for (int64_t m = 0; m < M_; ++m) g[x * to_.pixel + m] = static_cast<scalar_t>(result[x * padded + m]);
-        }
-      } else {
-        turn_back(result, pixels, channels, g + first * to_.channel, to_.channel);
+  // Channels [first, first + channels) of at most kTurnedPixels pixels with any labels, turned into rows and back.
+  void turned(const int32_t* label, int64_t pixels, int64_t first, int64_t channels, const scalar_t* s,
+              scalar_t* g) const {
+    alignas(64) acc_t rows[kTurnedPixels * kPlanes], result[kTurnedPixels * kPlanes];
+    turn_rows(s + first * from_.channel, from_, channels, pixels, rows);
+    M_ <= kNarrow ? gradient_rows<kNarrow>(label, pixels, first, channels, rows, result)
+                  : gradient_rows<kPad>(label, pixels, first, channels, rows, result);
+    if (!from_.interleaved) return turn_back(result, pixels, channels, g + first * to_.channel, to_.channel);
+    for (int64_t x = 0; x < pixels; ++x) {
+      for (int64_t m = 0; m < M_; ++m) {
+        g[x * to_.pixel + m] = static_cast<scalar_t>(result[x * padded_row(channels) + m]);
       }
     }
   }
@@ -239,22 +241,6 @@ class Gradient {
     }
     for (; x < tile.size; ++x) {
       for (int m = 0; m < M; ++m) g[x * M + m] = element(tile.label[x], m, s[x * M + m]);
-    }
-  }
-
-  // Calls body(std::integral_constant<int, R>()) for R in 1..kFew; none is as good as one that nobody has.
-  template <class Body>
-  static void visit_size(int size, Body body) {
-    static_assert(kFew == 4);
-    switch (size) {
-      case 2:
-        return body(std::integral_constant<int, 2>());
-      case 3:
-        return body(std::integral_constant<int, 3>());
-      case 4:
-        return body(std::integral_constant<int, 4>());
-      default:
-        return body(std::integral_constant<int, 1>());
     }
   }
 

@@ -79,26 +79,19 @@ inline void sum_packed(const scalar_t* s, [[maybe_unused]] const int32_t* label,
   add_lanes<acc_t, L>(square, total);
 }
 
-// Calls body(std::integral_constant<int, M>()) for M in 1..7.
+// Calls body(std::integral_constant<int, n>()) for n in 1..most; what lies beyond is taken for the nearer end.
+template <int most, class Body>
+inline void visit_count(int64_t n, Body body) {
+  if constexpr (most > 1) {
+    if (n < most) return visit_count<most - 1>(n, body);
+  }
+  body(std::integral_constant<int, most>());
+}
+
+// For channel counts below kPad.
 template <class Body>
 inline void visit_few(int64_t M, Body body) {
-  static_assert(kPad == 8);
-  switch (M) {
-    case 1:
-      return body(std::integral_constant<int, 1>());
-    case 2:
-      return body(std::integral_constant<int, 2>());
-    case 3:
-      return body(std::integral_constant<int, 3>());
-    case 4:
-      return body(std::integral_constant<int, 4>());
-    case 5:
-      return body(std::integral_constant<int, 5>());
-    case 6:
-      return body(std::integral_constant<int, 6>());
-    case 7:
-      return body(std::integral_constant<int, 7>());
-  }
+  visit_count<kPad - 1>(M, body);
 }
 
 }  // namespace CAS_ISA

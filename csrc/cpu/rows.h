@@ -18,13 +18,13 @@ template <class acc_t>
 inline void sum_row(const acc_t* s, int64_t padded, const acc_t* center, double* sum, acc_t* square) {
   constexpr int L = kRowLanes<acc_t>;
   using V = Vec<acc_t, L>;
-  V squares = load<V>(square);
+  V squares{};
   for (int64_t m = 0; m < padded; m += L) {
     const V value = load<V>(s + m), d = value - load<V>(center + m);
     add_row<acc_t, L>(sum + m, value, d);
     squares += d * d;
   }
-  store(square, squares);
+  store(square, load<V>(square) + squares);
 }
 
 // Rows of kWidth channels: while the region stays the same, its sums stay in registers.
@@ -71,7 +71,7 @@ inline void sum_pixel(const scalar_t* s, int64_t channels, const AccOf<scalar_t>
   using acc_t = AccOf<scalar_t>;
   constexpr int L = kRowLanes<acc_t>;
   using V = Vec<acc_t, L>;
-  V squares = load<V>(square);
+  V squares{};
   int64_t m = 0;
   for (; m + L <= channels; m += L) {
     const V value = load_acc<L>(s + m), d = value - load<V>(center + m);
@@ -80,13 +80,12 @@ inline void sum_pixel(const scalar_t* s, int64_t channels, const AccOf<scalar_t>
   }
   if (m < channels) {  // the last L channels; those already added are dropped
     const int64_t last = channels - L;
-    Mask<acc_t, L> fresh{};
-    for (int k = 0; k < L; ++k) fresh[k] = k >= m - last ? -1 : 0;
+    const Mask<acc_t, L> fresh = lanes_from<acc_t, L>(m - last);
     const V value = fresh ? load_acc<L>(s + last) : V{}, d = fresh ? value - load<V>(center + last) : V{};
     add_row<acc_t, L>(sum + last, value, d);
     squares += d * d;
   }
-  store(square, squares);
+  store(square, load<V>(square) + squares);
 }
 
 // An interleaved segment, kRowLanes channels at a time; writes sum (channels), adds to square. channels >= kPad.
@@ -117,7 +116,7 @@ inline void sum_pixels(const scalar_t* s, int64_t pixels, int64_t stride, int64_
     Vec<double, L> total = (sums[0] + sums[1]) + (sums[2] + sums[3]);
     if constexpr (std::is_same_v<acc_t, float>) total -= static_cast<double>(pixels) * widen<L>(c);
     V total_square = (squares[0] + squares[1]) + (squares[2] + squares[3]);
-    for (int k = 0; k < next - m; ++k) total_square[k] = 0;
+    total_square = lanes_from<acc_t, L>(next - m) ? total_square : V{};
     store(sum + m, total);  // the last group says some of it again
     add_lanes<acc_t, L>(square, total_square);
   }

@@ -36,8 +36,7 @@ inline double sum_plane(const scalar_t* s, int64_t pixels, AccOf<scalar_t> cente
     squares[0] += d * d;
   }
   if (x < pixels) {  // the last L pixels; those already added are dropped
-    Mask<acc_t> fresh{};
-    for (int k = 0; k < L; ++k) fresh[k] = k >= L - (pixels - x) ? -1 : 0;
+    const Mask<acc_t> fresh = lanes_from<acc_t>(L - (pixels - x));
     const V d = fresh ? load_acc<L>(s + pixels - L) - c : V{};
     sum[1].add(s + pixels - L, d, fresh);
     squares[1] += d * d;
@@ -47,13 +46,15 @@ inline double sum_plane(const scalar_t* s, int64_t pixels, AccOf<scalar_t> cente
   return sum[0].about(center, pixels);
 }
 
+constexpr int kUnroll = 2;  // chains of sum_masked
+
 // One channel of a planar segment for R regions: each lane keeps or drops a value. pixels[r]: those of region r.
 template <int R, class scalar_t>
 inline void sum_masked(const scalar_t* s, const int32_t* label, int64_t length, const int32_t* region,
                        const int64_t* pixels, const AccOf<scalar_t>* center, double* sum, double* const* square,
                        bool first) {
   using acc_t = AccOf<scalar_t>;
-  constexpr int L = kLanes<acc_t>, kUnroll = 2;
+  constexpr int L = kLanes<acc_t>;
   using V = Vec<acc_t>;
   Total<scalar_t> sums[R][kUnroll];
   V squares[R][kUnroll] = {};

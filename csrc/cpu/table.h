@@ -13,7 +13,7 @@ namespace cas_ext::cpu {
 namespace CAS_ISA {
 
 constexpr int64_t kFirstSegment = 16;  // pixels summed about the first one
-constexpr int64_t kRowSegment = 128;   // pixels of a region whose rows are summed before a merge, at most
+constexpr int64_t kRowSegment = 64;    // pixels of a region whose rows are summed before a merge, at most
 constexpr int64_t kPilotPixels = 2;    // a segment has at most so many times the pixels behind its pilot
 
 template <class scalar_t>

@@ -7,6 +7,8 @@
 namespace cas_ext::cpu {
 namespace CAS_ISA {
 
+constexpr int kAdditions =
+    32;  // of floats to one float sum, before it joins a double: more would show, where all are alike
 constexpr int kChains = 4;  // independent sums, so that an addition need not wait for the one before
 
 // Asks for `elements` values at s, which will be needed soon: the processor's own prefetcher starts afresh with every
