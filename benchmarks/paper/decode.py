@@ -9,6 +9,8 @@ import numpy as np
 from torch import Tensor
 
 MAX_SAMPLES = 2000  # pixels that a clustering sees; the others join what is nearest
+MAX_CLUSTERS = 64  # that `thresholding` looks for
+MAX_SHIFTS = 20  # of one centre; it stands still earlier, as a rule
 NOISE = -1  # DBSCAN's label of pixels that belong to no cluster
 
 
@@ -70,3 +72,33 @@ def dbscan(embedding: Tensor, radius: float, min_samples: int = 10, seed: int = 
         return np.zeros(embedding.shape[1:], np.int64)
     _, nearest = cKDTree(samples[cores]).query(pixels)
     return found.labels_[cores][nearest].reshape(embedding.shape[1:]).astype(np.int64)
+
+
+def thresholding(embedding: Tensor, radius: float, seed: int = 0) -> np.ndarray:
+    """Clusters (H, W) int64 of an embedding (M, H, W), found one after another as De Brabandere et al. (2017, Sect. 2.2) do.
+
+    A ball of `radius` around a random pixel without a cluster moves to the mean of those in it until it stands still; they
+    become a cluster. After MAX_CLUSTERS the pixels left join the nearest centre.
+    """
+    from scipy.spatial.distance import cdist
+
+    pixels = embedding.flatten(1).T.double().cpu().numpy()
+    rng = np.random.default_rng(seed)
+    labels = np.full(len(pixels), NOISE)
+    centres: list[np.ndarray] = []
+    while len(centres) < MAX_CLUSTERS and len(left := np.flatnonzero(labels == NOISE)):
+        points = pixels[left]
+        first = rng.integers(len(left))
+        centre, inside = points[first], None
+        for _ in range(MAX_SHIFTS):
+            now = np.square(points - centre).sum(1) <= radius**2
+            if inside is not None and np.array_equal(now, inside) or not now.any():
+                break
+            inside, centre = now, points[now].mean(0)
+        inside[first] = True
+        labels[left[inside]] = len(centres)
+        centres.append(centre)
+    rest = labels == NOISE
+    if rest.any():
+        labels[rest] = cdist(pixels[rest], np.stack(centres)).argmin(1)
+    return labels.reshape(embedding.shape[1:])

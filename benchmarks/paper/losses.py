@@ -7,6 +7,7 @@ of codes (CE, CACE, CAS, authors) read the input as logits of M channels, the ot
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -201,7 +202,11 @@ class Magnet(nn.Module):
 
 @dataclass(frozen=True)
 class Spec:
-    """A loss of the comparison. output: what the network's channels are to it, "codes" or "embedding"."""
+    """A loss of the comparison.
+
+    output: what the network's channels are to it: "codes", an "embedding", or a "direction", an embedding that counts after it
+    is scaled to length 1.
+    """
 
     build: Callable[[], Loss]
     output: str
@@ -209,19 +214,28 @@ class Spec:
     max_regions: int | None = None
 
 
-def _cas(pairs: str, distance: str) -> Spec:
+def _cas(pairs: str, distance: str, alpha: float) -> Spec:
     def build() -> Loss:
-        return cas_ext.CASLoss(pairs=pairs, distance=distance, activation="softmax", ignore_index=IGNORED)
+        return cas_ext.CASLoss(alpha, pairs=pairs, distance=distance, activation="softmax", ignore_index=IGNORED)
 
     return Spec(build, "codes", "Sharma et al. (2021), Eq. 1")
+
+
+ALPHA = 0.5  # that of the authors' code; the paper names none
+ALPHAS = (0.2, ALPHA, 0.8)  # those of the sweep
+
+
+def cas_name(pairs: str, distance: str, alpha: float = ALPHA) -> str:
+    """The key of a CAS setting in SPECS; alpha stands in it where it is not ALPHA."""
+    return f"cas-{pairs}-{distance}" + (f"-{alpha}" if alpha != ALPHA else "")
 
 
 SPECS = {
     "ce": Spec(lambda: cross_entropy, "codes", "cross entropy"),
     "cace": Spec(lambda: class_agnostic_cross_entropy, "codes", "Sharma et al. (2021), Sect. 4.2, per image"),
-    **{f"cas-{pairs}-{distance}": _cas(pairs, distance) for pairs in ops.PAIRS for distance in DISTANCES},
+    **{cas_name(*setting): _cas(*setting) for setting in itertools.product(ops.PAIRS, DISTANCES, ALPHAS)},
     "authors": Spec(Authors, "codes", "the published code of Sharma et al. (2021)", max_regions=2),
     "discriminative": Spec(Discriminative, "embedding", "De Brabandere et al. (2017), Eqs. 1-4"),
-    "triplet": Spec(Triplet, "embedding", "Schroff et al. (2015), Sect. 3.1"),
+    "triplet": Spec(Triplet, "direction", "Schroff et al. (2015), Sect. 3.1"),
     "magnet": Spec(Magnet, "embedding", "Rippel et al. (2016), Sect. 3"),
 }

@@ -1,4 +1,4 @@
-"""Generated data sets: salient shapes (2 regions) and Voronoi scenes (3 to 8 regions), each region with its own texture.
+"""Generated data sets: salient shapes, two textures, and Voronoi scenes (3 to 8 regions), each region with its own texture.
 
 Brightness and contrast are drawn anew for every region of every image, so that only the texture tells regions apart.
 """
@@ -30,7 +30,7 @@ SITE_JITTER = 0.4  # up to this share of a cell from its centre, so that no two 
 
 def generator_of(seed: int, kind: str, split: str) -> torch.Generator:
     """A CPU generator of its own for each seed, kind of scene and split."""
-    stream = ("salient", "voronoi").index(kind) * len(SPLITS) + SPLITS.index(split)
+    stream = ("salient", "voronoi", "texture").index(kind) * len(SPLITS) + SPLITS.index(split)
     return torch.Generator().manual_seed(seed * 16 + stream)
 
 
@@ -147,6 +147,29 @@ def voronoi_scenes(count: int, size: int, split: str, seed: int, device: torch.d
     labels = ids.gather(1, regions.flatten(1)).view_as(regions)
     return Labelled(
         images, labels.to(torch.uint8), f"generated: {count} Voronoi scenes of {size} x {size} pixels, 3 to 8 regions"
+    )
+
+
+def texture_scenes(count: int, size: int, split: str, seed: int, device: torch.device | str = "cpu") -> Labelled:
+    """Two different textures of TEXTURES, one in blobs on the other; which of them is region 1 is drawn for each image.
+
+    So an id says nothing, as in a set that is annotated with regions and not with classes.
+
+    Returns: Labelled, images (count, 1, size, size) uint8 and labels (count, size, size) uint8, 0 or 1.
+
+    Raises:
+        ValueError: as `salient_scenes`.
+    """
+    _check("texture_scenes", count, size, split)
+    generator = generator_of(seed, "texture", split)
+    masks = blob_masks(generator, count, size, torch.device(device)).to(torch.uint8)
+    kinds = torch.rand(count, len(TEXTURES), generator=generator).argsort(1)[:, :2]
+    images = compose(generator, masks.long(), kinds, TEXTURES, split)
+    swapped = (torch.rand(count, generator=generator) < 0.5).to(masks.device)
+    return Labelled(
+        images,
+        swap_labels(masks, swapped),
+        f"generated: {count} images of two textures, {size} x {size} pixels, arbitrary ids",
     )
 
 

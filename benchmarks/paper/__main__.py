@@ -1,0 +1,174 @@
+"""`python -m benchmarks.paper COMMAND --out DIR`: the experiments of Sharma et al. (2021), on generated images or their data.
+
+    low-fidelity    Table 1: region labels swapped in a share of the training images
+    high-fidelity   Table 2: clean labels
+    multi-region    Table 3: the number of regions unknown; with a sweep of the loss's settings
+    texture         Table 4: textures with arbitrary region ids
+    quote           prints the paper's own numbers
+
+A command that was killed goes on when it is given again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .experiments import ALLOWED_LOSSES, DEFAULT_LOSSES
+
+INTERRUPTED = 130  # the exit status of a program stopped by Ctrl-C
+SEEDS = (0, 1, 2, 3, 4)
+NOISE = (0.0, 0.25, 0.5)
+SIZE = 64  # pixels; without --data
+DATA_SIZE = 256  # pixels, as in the paper; with --data
+STEPS = {"low-fidelity": 300, "high-fidelity": 300, "multi-region": 400, "texture": 300}
+IMAGES = 400  # to train on, generated
+WORKERS = 2  # processes on a CPU
+
+
+def parser() -> argparse.ArgumentParser:
+    from .models import MODELS
+
+    top = argparse.ArgumentParser(
+        prog="python -m benchmarks.paper", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command, allowed in ALLOWED_LOSSES.items():
+        one = commands.add_parser(command, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        one.add_argument(
+            "--out", type=Path, required=True, help="folder for the report, and for what a resumed run needs"
+        )
+        one.add_argument(
+            "--data", type=Path, help="folder of the paper's data sets (docs/paper.md); else images are generated"
+        )
+        one.add_argument("--model", choices=MODELS, default="small", help="network")
+        one.add_argument("--weights", type=Path, metavar="FILE", help="first weights: a state dict of this network")
+        one.add_argument(
+            "--loss", nargs="+", choices=allowed, default=list(DEFAULT_LOSSES[command]), metavar="LOSS",
+            help=f"any of {', '.join(allowed)}",
+        )  # fmt: skip
+        one.add_argument(
+            "--seeds", nargs="+", type=int, default=list(SEEDS), help="each has its own images, noise and weights"
+        )
+        if command == "low-fidelity":
+            one.add_argument(
+                "--noise",
+                nargs="+",
+                type=float,
+                default=list(NOISE),
+                help="shares of training images with swapped labels",
+            )
+        one.add_argument("--steps", type=int, default=STEPS[command], help="of one training")
+        one.add_argument("--batch", type=int, default=8, help="images a step")
+        one.add_argument("--rate", type=float, default=3e-3, help="highest learning rate of the one-cycle schedule")
+        one.add_argument(
+            "--size", type=int, help=f"width and height in pixels, even (default: {SIZE}; with --data {DATA_SIZE})"
+        )
+        one.add_argument("--images", type=int, help=f"generated to train on (default: {IMAGES}); not with --data")
+        one.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train")
+        one.add_argument("--workers", type=int, help=f"trainings at a time (default: {WORKERS} on a CPU, 1 on a GPU)")
+        one.add_argument("--amp", action="store_true", help="forward pass in bfloat16")
+        one.add_argument("--compile", action="store_true", help="torch.compile the network")
+    commands.add_parser("quote")
+    return top
+
+
+def check(options: argparse.Namespace, fail: argparse.ArgumentParser) -> None:
+    """Exits with status 2 and one line where an option cannot be."""
+    if options.size is None:
+        options.size = SIZE if options.data is None else DATA_SIZE
+    if options.size < 32 or options.size % 2:
+        fail.error(f"argument --size: expected an even number of at least 32, got {options.size}")
+    if options.data is not None and options.images is not None:
+        fail.error("argument --images: expected without --data, whose images are all used")
+    if options.data is not None and not options.data.is_dir():
+        fail.error(f"argument --data: expected a folder, got {options.data}")
+    if options.weights is not None and not options.weights.is_file():
+        fail.error(f"argument --weights: expected a file, got {options.weights}")
+    options.images = IMAGES if options.images is None else options.images
+    for name, least in (("images", 8), ("steps", 1), ("batch", 1), ("workers", 1)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            fail.error(f"argument --{name}: expected at least {least}, got {value}")
+    if not options.rate > 0:
+        fail.error(f"argument --rate: expected more than 0, got {options.rate}")
+    for name in ("loss", "seeds", "noise"):
+        values = getattr(options, name, [])
+        if len(set(values)) < len(values):
+            fail.error(f"argument --{name}: expected different values, got {' '.join(map(str, values))}")
+    if any(seed < 0 for seed in options.seeds):
+        fail.error(f"argument --seeds: expected 0 or more, got {min(options.seeds)}")
+    for share in getattr(options, "noise", []):
+        if not 0 <= share <= 1:
+            fail.error(f"argument --noise: expected shares from 0 to 1, got {share}")
+
+
+@contextmanager
+def only_one(out: Path) -> Iterator[None]:
+    """Holds OUT/.lock. Raises DemoError where another program does, or the folder cannot be made."""
+    from examples.demo.data import DemoError
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = (out / ".lock").open("w")
+    except OSError as error:
+        raise DemoError(f"{out}: cannot be used as a folder ({error.strerror})") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise DemoError(f"{out}: another program is writing there") from None
+        yield
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train, score and report."""
+    from examples.demo.__main__ import choose_device
+
+    from . import report, tables
+    from .options import Options
+    from .results import execute
+
+    asked = Options(
+        command=options.command, losses=tuple(options.loss), seeds=tuple(options.seeds), steps=options.steps,
+        size=options.size, images=options.images, model=options.model, noise=tuple(getattr(options, "noise", (0.0,))),
+        data=options.data, weights=options.weights, batch=options.batch, rate=options.rate, amp=options.amp,
+        compile=options.compile,
+    )  # fmt: skip
+    with only_one(options.out):
+        device = choose_device(options.device)
+        workers = options.workers or (WORKERS if device.type == "cpu" else 1)
+        content, plan = execute(asked, options.out, device, workers)
+        path = report.write(content, plan, options.out, device)
+    print(f"{tables.body(content)}\nReport: {path}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    top = parser()
+    options = top.parse_args(arguments)
+    if options.command == "quote":
+        from . import quoted
+
+        print("\n".join(quoted.as_text(table) for table in quoted.TABLES), end="")
+        return 0
+    check(options, top)
+    from .pool import USER_ERRORS
+
+    try:
+        run(options)
+    except USER_ERRORS as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

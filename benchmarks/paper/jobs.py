@@ -1,0 +1,141 @@
+"""One training with its scores, in a folder of its own, which a kill does not harm.
+
+OUT/runs/NAME/checkpoint.pt   while it trains (train.py)
+OUT/runs/NAME/weights.pt      afterwards: a state dict, as --weights takes it
+OUT/runs/NAME/pictures.npy    what is drawn
+OUT/runs/NAME/result.json     written last: with it, the run is done and is not repeated
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import cas_ext
+
+from . import models
+from .judge import JUDGES
+from .sources import Source, load
+from .train import Settings, Trained, train, write_atomically
+
+CURVE_DIGITS = 5
+
+
+class JobError(Exception):
+    """A run that cannot go on; its message is one line."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run. name: of its folder. method: its row in the tables. judge: a key of JUDGES.
+
+    initial: the name of the run whose weights it starts from. weights: a file of first weights.
+    """
+
+    name: str
+    method: str
+    source: Source
+    settings: Settings
+    judge: str
+    initial: str | None = None
+    weights: str | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """What decides its result, as JSON holds it."""
+        described = asdict(self)
+        described["settings"].pop("checkpoint_every")
+        if self.weights is not None:
+            described["weights"] = hashlib.sha256(Path(self.weights).read_bytes()).hexdigest()
+        described["versions"] = {"torch": torch.__version__, "cas_ext": cas_ext.__version__}
+        return json.loads(json.dumps(described))
+
+    def folder(self, out: Path) -> Path:
+        return out / "runs" / self.name
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file in one step."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two identities, in words."""
+    found = []
+    for key in sorted({*old, *new}):
+        one, other = old.get(key), new.get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            found += differences(one, other, f"{prefix}{key}.")
+        elif one != other:
+            found.append(f"{prefix}{key} {one!r}, not {other!r}")
+    return found
+
+
+def finished(job: Job, out: Path) -> dict[str, Any] | None:
+    """The result of a run that is done, or None.
+
+    Raises: JobError where the folder holds a run of other settings.
+    """
+    path = job.folder(out) / "result.json"
+    if not path.exists():
+        return None
+    try:
+        result = json.loads(path.read_text())
+        different = differences(result["identity"], job.identity())
+    except (OSError, ValueError, KeyError) as error:
+        raise JobError(f"{path}: cannot be read as a result ({models.first_line(error)})") from error
+    if different:
+        raise JobError(f"{path}: is the result of another run: {'; '.join(different)}; give another --out")
+    return result
+
+
+def curves(trained: Trained) -> dict[str, list[float]]:
+    """step, uniformer and discriminator along the training; empty for losses without codes."""
+    columns = trained.terms.T.tolist()
+    names = ("step", "uniformer", "discriminator")
+    return {name: [round(x, CURVE_DIGITS) for x in column] for name, column in zip(names, columns, strict=True)}
+
+
+def _first_weights(job: Job, out: Path, channels: int) -> dict[str, Tensor] | None:
+    if job.initial is not None:
+        path = out / "runs" / job.initial / "weights.pt"
+    elif job.weights is not None:
+        path = Path(job.weights)
+    else:
+        return None
+    return models.build(job.settings.model, channels, job.settings.outputs, path).state_dict()
+
+
+def run(job: Job, out: Path, device: torch.device) -> dict[str, Any]:
+    """Train, score and write; a run that is done is only read.
+
+    Raises: JobError, TrainingError, ModelError, DataError, ValueError: as the parts.
+    """
+    done = finished(job, out)
+    if done is not None:
+        return done
+    folder = job.folder(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    splits = load(job.source, device)
+    initial = _first_weights(job, out, splits.train.images.shape[1])
+    checkpoint = folder / "checkpoint.pt"
+    trained = train(job.settings, splits.train, checkpoint, initial)
+    judged = JUDGES[job.judge](trained.network, job.settings.loss, splits)
+    write_atomically(trained.network.state_dict(), folder / "weights.pt")
+    np.save(folder / "pictures.npy", judged.pictures)
+    result = {"identity": job.identity(), "scores": judged.scores, "curves": curves(trained)}
+    write_text(folder / "result.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
+    checkpoint.unlink(missing_ok=True)
+    return result
