@@ -109,7 +109,7 @@ def check(options: argparse.Namespace, fail: argparse.ArgumentParser) -> None:
 
 @contextmanager
 def only_one(out: Path) -> Iterator[None]:
-    """Holds OUT/.lock. Raises DemoError where another program does, or the folder cannot be made."""
+    """Holds the folder by its file .lock. Raises DemoError where another program does, or the folder cannot be made."""
     from examples.demo.data import DemoError
 
     try:
@@ -129,7 +129,7 @@ def run(options: argparse.Namespace) -> None:
     """Train, score and report."""
     from examples.demo.__main__ import choose_device
 
-    from . import report, tables
+    from . import report
     from .options import Options
     from .results import execute
 
@@ -139,12 +139,13 @@ def run(options: argparse.Namespace) -> None:
         data=options.data, weights=options.weights, batch=options.batch, rate=options.rate, amp=options.amp,
         compile=options.compile,
     )  # fmt: skip
-    with only_one(options.out):
+    runs = options.runs or options.out / "runs"
+    with only_one(options.out), only_one(runs):
         device = choose_device(options.device)
         workers = options.workers or (WORKERS if device.type == "cpu" else 1)
-        content, plan = execute(asked, options.out, device, workers)
-        path = report.write(content, plan, options.out, device)
-    print(f"{tables.body(content)}\nReport: {path}")
+        content, plan = execute(asked, runs, options.out, device, workers)
+        path = report.write(content, plan, runs, options.out, device)
+    print(f"{report.body(content)}\nReport: {path}")
 
 
 def main(arguments: list[str] | None = None) -> int:

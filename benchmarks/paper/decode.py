@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 MAX_SAMPLES = 2000  # pixels that a clustering sees; the others join what is nearest
+SHIFTED = 128  # samples from which mean shift sets out; all samples pull
 MAX_CLUSTERS = 64  # that `thresholding` looks for
 MAX_SHIFTS = 20  # of one centre; it stands still earlier, as a rule
 NOISE = -1  # DBSCAN's label of pixels that belong to no cluster
@@ -47,12 +48,15 @@ def _samples(pixels: np.ndarray, seed: int) -> np.ndarray:
 def mean_shift(embedding: Tensor, bandwidth: float, seed: int = 0) -> np.ndarray:
     """Clusters (H, W) int64 of an embedding (M, H, W): every pixel joins the nearest mode.
 
-    Modes are found by mean shift with a flat kernel of radius `bandwidth`, in units of the embedding, on MAX_SAMPLES pixels.
+    Modes are found by mean shift with a flat kernel of radius `bandwidth`, in units of the embedding, on MAX_SAMPLES pixels,
+    from SHIFTED of them.
     """
     from sklearn.cluster import MeanShift
 
     pixels = embedding.flatten(1).T.double().cpu().numpy()
-    shift = MeanShift(bandwidth=bandwidth, bin_seeding=True).fit(_samples(pixels, seed))
+    samples = _samples(pixels, seed)
+    starts = np.random.default_rng(seed).permutation(len(samples))[:SHIFTED]
+    shift = MeanShift(bandwidth=bandwidth, seeds=samples[starts]).fit(samples)
     return shift.predict(pixels).reshape(embedding.shape[1:]).astype(np.int64)
 
 
@@ -92,7 +96,7 @@ def thresholding(embedding: Tensor, radius: float, seed: int = 0) -> np.ndarray:
         centre, inside = points[first], None
         for _ in range(MAX_SHIFTS):
             now = np.square(points - centre).sum(1) <= radius**2
-            if inside is not None and np.array_equal(now, inside) or not now.any():
+            if (inside is not None and np.array_equal(now, inside)) or not now.any():
                 break
             inside, centre = now, points[now].mean(0)
         inside[first] = True

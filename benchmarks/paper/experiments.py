@@ -6,21 +6,24 @@ earlier results: a sweep chooses by its validation scores what is then run with 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .jobs import Job
-from .losses import SPECS
+from .losses import ALPHA, ALPHAS, CAS, SPECS, Setting
 from .options import Options
 from .pool import Results
 
 TWO = 2  # channels of a saliency network: S and 1 - S
-SWEEP_SEED = 1000  # of the runs that only choose settings; not among the seeds that are reported
-MULTI_OUTPUTS = (8, 16)  # channels M that the sweep tries; at most 8 regions lie in an image
-TEXTURE_OUTPUTS = (2, 8)
-PAPER_SETTING = "cas-ordered-sqeuclidean"  # Eq. 1 with the authors' alpha
+OUTPUTS = {
+    "multi-region": (8, 16),
+    "texture": (2, 8),
+}  # channels M: the sweep begins with the first, then tries the others
+PRINTED = Setting("ordered", "sqeuclidean").name  # Eq. 1 with the authors' alpha
 THEN = " then "
+TRANSFERRED = ", trained on salient objects"
+Choice = dict[str, Any]  # loss, outputs, validation
 
 
 @dataclass
@@ -29,126 +32,149 @@ class Plan:
 
     runs: list[Job]
     sweep: list[Job] = field(default_factory=list)
-    chosen: dict[str, dict[str, Any]] = field(default_factory=dict)
+    chosen: dict[str, Choice] = field(default_factory=dict)
 
 
 Experiment = Generator[list[Job], Results, Plan]
 
 
 def _job(
-    options: Options, folder: str, method: str, kind: str, loss: str, seed: int, judge: str, outputs: int = TWO,
-    noise: float = 0.0, initial: str | None = None,
+    options: Options, kind: str, loss: str, seed: int, judge: str, outputs: int = TWO, noise: float = 0.0,
+    folder: str = "", method: str | None = None, **more: str,
 ) -> Job:  # fmt: skip
-    weights = None if options.weights is None or initial is not None else str(options.weights)
+    """A run; its folder is named by what its training is, so that commands that share a folder of runs share these."""
+    weights = None if options.weights is None or more else str(options.weights)
+    name = f"{folder or kind}/noise-{noise:g}/{loss}-{outputs}/seed-{seed}"
     settings = options.settings(loss, outputs, seed)
-    name = f"{folder}/seed-{seed}"
-    return Job(name, method, options.source(kind, seed, noise), settings, judge, initial, weights)
+    return Job(name, method or loss, options.source(kind, seed, noise), settings, judge, weights=weights, **more)
+
+
+def _salient(options: Options, losses: Iterable[str], noises: Iterable[float] = (0.0,)) -> list[Job]:
+    return [
+        _job(options, "salient", loss, seed, "saliency", noise=noise)
+        for seed in options.seeds
+        for noise in noises
+        for loss in losses
+    ]
 
 
 def low_fidelity(options: Options) -> Experiment:
     """Table 1: region labels swapped in a share of the training images."""
-    runs = [
-        _job(options, f"noise-{noise:g}/{loss}", loss, "salient", loss, seed, "saliency", noise=noise)
-        for seed in options.seeds
-        for noise in options.noise
-        for loss in options.losses
-    ]
+    runs = _salient(options, options.losses, options.noise)
     yield runs
     return Plan(runs)
 
 
 def high_fidelity(options: Options) -> Experiment:
     """Table 2: clean labels; beside each CAS loss, one that starts from the weights of the cross entropy."""
-    runs = [
-        _job(options, loss, loss, "salient", loss, seed, "saliency")
-        for seed in options.seeds
-        for loss in options.losses
-    ]
+    runs = _salient(options, options.losses)
     yield runs
-    onwards = []
-    if "ce" in options.losses:
-        onwards = [
-            _job(
-                options, f"ce-then-{loss}", f"ce{THEN}{loss}", "salient", loss, seed, "saliency",
-                initial=f"ce/seed-{seed}",
-            )
-            for seed in options.seeds
-            for loss in options.losses
-            if loss.startswith("cas-")
-        ]  # fmt: skip
+    onwards = [
+        _job(
+            options, "salient", job.settings.loss, job.source.seed, "saliency", folder="salient-from-ce",
+            method=f"ce{THEN}{job.method}", initial=first.name,
+        )
+        for job in runs
+        for first in runs
+        if job.method in CAS and first.method == "ce" and first.source.seed == job.source.seed
+    ]  # fmt: skip
+    if onwards:
         yield onwards
     return Plan(runs + onwards)
 
 
 def family(loss: str) -> str:
-    """What the sweep chooses the best of: CAS with one distance, or a loss by its name."""
-    return f"CAS, {loss.split('-')[2]}" if loss.startswith("cas-") else loss
+    """What the sweep chooses the best of: CAS with one distance, of a softmax or not, or a loss by its name."""
+    if loss not in CAS:
+        return loss
+    return f"CAS, {CAS[loss].distance}" + ("" if CAS[loss].softmax else ", no softmax")
 
 
-def best_of_families(sweep: list[Job], results: Results) -> dict[str, dict[str, Any]]:
+def best_of_families(sweep: Iterable[Job], results: Results) -> dict[str, Choice]:
     """By family: the loss and outputs of the run with the highest validation covering, the first of equal ones."""
-    chosen: dict[str, dict[str, Any]] = {}
+    chosen: dict[str, Choice] = {}
     for job in sweep:
-        value = results[job.name]["scores"]["validation"]
-        loss = job.settings.loss
-        key = family(loss)
-        if key not in chosen or value > chosen[key]["validation"]:
-            chosen[key] = {"loss": loss, "outputs": job.settings.outputs, "validation": value}
+        value, loss = results[job.name]["scores"]["validation"], job.settings.loss
+        if family(loss) not in chosen or value > chosen[family(loss)]["validation"]:
+            chosen[family(loss)] = {"loss": loss, "outputs": job.settings.outputs, "validation": value}
     return chosen
 
 
-def _of_paper(sweep: list[Job], results: Results) -> dict[str, dict[str, Any]]:
-    """The paper's own setting, with the outputs that suit it best."""
-    mine = [job for job in sweep if job.settings.loss == PAPER_SETTING]
-    return {"CAS as printed": found for found in best_of_families(mine, results).values()}
+def _sweep(options: Options, kind: str) -> Generator[list[Job], Results, Plan]:
+    """Choose settings one after the other, on one seed that is not reported: first pairs, then alpha, then outputs.
 
+    The paper's own setting stays as it is but for the outputs.
+    """
+    seed = max(options.seeds) + 1
+    outputs = OUTPUTS[options.command]
+    sweep: list[Job] = []
+    results: Results = {}
 
-def _swept(
-    options: Options, kind: str, outputs: tuple[int, ...]
-) -> Generator[list[Job], Results, tuple[list[Job], dict[str, dict[str, Any]]]]:
-    """Run every loss with every number of outputs on one seed of its own, and choose."""
-    sweep = [
-        _job(options, f"sweep/{loss}-{count}", loss, kind, loss, SWEEP_SEED, "validation", count)
-        for count in outputs
-        for loss in options.losses
+    def jobs(settings: Iterable[tuple[str, int]]) -> list[Job]:
+        known = {job.name for job in sweep}
+        new = [_job(options, kind, loss, seed, "validation", count, folder="sweep/" + kind) for loss, count in settings]
+        return [job for job in new if job.name not in known]
+
+    def best() -> dict[str, Choice]:
+        printed = best_of_families((job for job in sweep if job.settings.loss == PRINTED), results)
+        return {
+            **{f"{name}, as printed": choice for name, choice in printed.items()},
+            **best_of_families(sweep, results),
+        }
+
+    stages: list[Callable[[], Iterable[tuple[str, int]]]] = [
+        lambda: ((loss, outputs[0]) for loss in options.losses),
+        lambda: (
+            (replace(CAS[choice["loss"]], alpha=alpha).name, outputs[0])
+            for choice in best().values()
+            if choice["loss"] in CAS
+            for alpha in ALPHAS
+        ),
+        lambda: ((choice["loss"], count) for choice in best().values() for count in outputs[1:]),
     ]
-    results = yield sweep
-    chosen = {**_of_paper(sweep, results), **best_of_families(sweep, results)}
-    return sweep, chosen
+    for stage in stages:
+        new = jobs(stage())
+        sweep += new
+        results |= yield new
+    return Plan([], sweep, best())
 
 
-def _finals(options: Options, kind: str, chosen: dict[str, dict[str, Any]], folder: str = "") -> list[Job]:
+def _finals(options: Options, kind: str, plan: Plan) -> list[Job]:
     """Every choice with every seed; two families that chose the same share a run."""
     runs = {}
     for seed in options.seeds:
-        for choice in chosen.values():
+        for choice in plan.chosen.values():
             loss, outputs = choice["loss"], choice["outputs"]
-            method = f"{loss}, M = {outputs}"
-            job = _job(options, f"{folder}{loss}-{outputs}", method, kind, loss, seed, "regions", outputs)
+            job = _job(options, kind, loss, seed, "regions", outputs, method=f"{loss}, M = {outputs}")
             runs[job.name] = job
     return list(runs.values())
 
 
 def multi_region(options: Options) -> Experiment:
     """Table 3: the number of regions unknown."""
-    sweep, chosen = yield from _swept(options, "voronoi", MULTI_OUTPUTS)
-    runs = _finals(options, "voronoi", chosen)
-    yield runs
-    return Plan(runs, sweep, chosen)
+    plan = yield from _sweep(options, "voronoi")
+    plan.runs = _finals(options, "voronoi", plan)
+    yield plan.runs
+    return plan
 
 
 def texture(options: Options) -> Experiment:
-    """Table 4: two textures with arbitrary ids; networks trained on textures, and on salient objects."""
-    sweep, chosen = yield from _swept(options, "texture", TEXTURE_OUTPUTS)
-    runs = _finals(options, "texture", chosen)
-    transfer = [
-        _job(options, f"salient/{loss}", f"{loss}, trained on salient objects", "transfer", loss, seed, "regions")
-        for seed in options.seeds
-        for loss in options.losses
-        if loss in ("ce", PAPER_SETTING)
-    ]
-    yield runs + transfer
-    return Plan(runs + transfer, sweep, chosen)
+    """Table 4: two textures with arbitrary ids; networks trained on textures, and those trained on salient objects."""
+    plan = yield from _sweep(options, "texture")
+    salient = _salient(options, (loss for loss in options.losses if loss in ("ce", PRINTED)))
+    transferred = [
+        _job(
+            options, "transfer", job.settings.loss, job.source.seed, "regions", method=f"{job.method}{TRANSFERRED}",
+            trained=job.name,
+        )
+        for job in salient
+    ]  # fmt: skip
+    finals = _finals(options, "texture", plan)
+    yield finals + salient
+    if transferred:
+        yield transferred
+    plan.runs = finals + transferred
+    return plan
 
 
 EXPERIMENTS: dict[str, Callable[[Options], Experiment]] = {
@@ -157,19 +183,19 @@ EXPERIMENTS: dict[str, Callable[[Options], Experiment]] = {
     "multi-region": multi_region,
     "texture": texture,
 }
-CAS = tuple(name for name in SPECS if name.startswith("cas-"))
-DEFAULT_LOSSES = {
-    "low-fidelity": (
-        "ce", "cace", "authors", PAPER_SETTING, "cas-unordered-sqeuclidean", "cas-ordered-euclidean", "cas-ordered-log",
-    ),
-    "high-fidelity": ("ce", "cace", PAPER_SETTING, "cas-ordered-euclidean"),
-    "multi-region": (*CAS, "cace", "discriminative", "triplet", "magnet"),
-    "texture": ("ce", "cace", PAPER_SETTING, "cas-mean-euclidean", "cas-mean-log"),
-}  # fmt: skip
-# Losses of codes alone have saliency maps; those that need two labels, or one name for each, suit only two regions.
+# Losses of codes alone have saliency maps; those that take two labels alone suit only two regions.
+CODES = tuple(name for name, spec in SPECS.items() if spec.output == "codes")
 ALLOWED_LOSSES = {
-    "low-fidelity": tuple(name for name, spec in SPECS.items() if spec.output == "codes"),
-    "high-fidelity": tuple(name for name, spec in SPECS.items() if spec.output == "codes"),
+    "low-fidelity": CODES,
+    "high-fidelity": CODES,
     "multi-region": tuple(name for name, spec in SPECS.items() if spec.max_regions is None),
     "texture": tuple(SPECS),
+}
+# The sweep adds the other alphas of what is best.
+START = tuple(name for name, setting in CAS.items() if setting.alpha == ALPHA)
+DEFAULT_LOSSES = {
+    "low-fidelity": ("ce", "cace", "authors", PRINTED),
+    "high-fidelity": ("ce", "cace", PRINTED),
+    "multi-region": (*START, "cace", "discriminative", "triplet", "magnet"),
+    "texture": ("ce", "cace", PRINTED, Setting("mean", "log").name, Setting("mean", "log", softmax=False).name),
 }

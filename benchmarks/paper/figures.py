@@ -22,12 +22,11 @@ from benchmarks import plot, report
 
 from .data import Labelled
 from .experiments import Plan
-from .jobs import Job
+from .jobs import PICTURES, Job
 from .losses import IGNORED
 from .region_scores import contour
 from .sources import load
 
-CURVES, PICTURES = "curves.svg", "pictures.png"
 COLORS = (plot.BLUE, plot.VERMILION, plot.GREEN, plot.ORANGE, plot.SKY, plot.PURPLE, plot.GREY)
 DASHES = ("-", "--", ":", "-.")
 CELL = 1.35  # inches
@@ -83,14 +82,14 @@ def _grey(axes: Axes, values: np.ndarray, largest: float) -> None:
     axes.imshow(values, cmap="gray", vmin=0, vmax=largest)
 
 
-def draw_pictures(plan: Plan, out: Path, results: Path, device: torch.device, path: Path) -> None:
+def draw_pictures(plan: Plan, runs: Path, results: Path, device: torch.device, path: Path) -> None:
     """The first test images, one a row, with every loss of the first seed at the highest noise: no choosing among them."""
     seed = plan.runs[0].source.seed
     noise = max(job.source.noise for job in plan.runs)
     jobs: dict[str, Job] = {
         job.method: job for job in plan.runs if (job.source.seed, job.source.noise) == (seed, noise)
     }
-    maps = {method: np.load(job.folder(out) / "pictures.npy") for method, job in jobs.items()}
+    maps = {method: np.load(job.folder(runs) / PICTURES) for method, job in jobs.items()}
     test: Labelled = next(iter(load(plan.runs[0].source, device).tests.values()))
     rows, columns = min(len(found) for found in maps.values()), 2 + len(maps)
     with plt.rc_context(plot.RC):

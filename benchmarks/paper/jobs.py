@@ -17,15 +17,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import nn
 
 import cas_ext
 
 from . import models
+from .data import Labelled
 from .judge import JUDGES
 from .sources import Source, load
 from .train import Settings, Trained, train, write_atomically
 
+CHECKPOINT, WEIGHTS, PICTURES, RESULT = "checkpoint.pt", "weights.pt", "pictures.npy", "result.json"
 CURVE_DIGITS = 5
 
 
@@ -37,7 +39,8 @@ class JobError(Exception):
 class Job:
     """A run. name: of its folder. method: its row in the tables. judge: a key of JUDGES.
 
-    initial: the name of the run whose weights it starts from. weights: a file of first weights.
+    initial: the name of the run whose weights it starts from. weights: a file of first weights. trained: the name of the run
+    whose network is judged, instead of training one.
     """
 
     name: str
@@ -47,6 +50,7 @@ class Job:
     judge: str
     initial: str | None = None
     weights: str | None = None
+    trained: str | None = None
 
     def identity(self) -> dict[str, Any]:
         """What decides its result, as JSON holds it."""
@@ -57,8 +61,8 @@ class Job:
         described["versions"] = {"torch": torch.__version__, "cas_ext": cas_ext.__version__}
         return json.loads(json.dumps(described))
 
-    def folder(self, out: Path) -> Path:
-        return out / "runs" / self.name
+    def folder(self, runs: Path) -> Path:
+        return runs / self.name
 
 
 def write_text(path: Path, text: str) -> None:
@@ -83,12 +87,12 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
     return found
 
 
-def finished(job: Job, out: Path) -> dict[str, Any] | None:
+def finished(job: Job, runs: Path) -> dict[str, Any] | None:
     """The result of a run that is done, or None.
 
     Raises: JobError where the folder holds a run of other settings.
     """
-    path = job.folder(out) / "result.json"
+    path = job.folder(runs) / RESULT
     if not path.exists():
         return None
     try:
@@ -97,7 +101,7 @@ def finished(job: Job, out: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError) as error:
         raise JobError(f"{path}: cannot be read as a result ({models.first_line(error)})") from error
     if different:
-        raise JobError(f"{path}: is the result of another run: {'; '.join(different)}; give another --out")
+        raise JobError(f"{path}: is the result of another run: {'; '.join(different)}; give another --out or --runs")
     return result
 
 
@@ -108,34 +112,37 @@ def curves(trained: Trained) -> dict[str, list[float]]:
     return {name: [round(x, CURVE_DIGITS) for x in column] for name, column in zip(names, columns, strict=True)}
 
 
-def _first_weights(job: Job, out: Path, channels: int) -> dict[str, Tensor] | None:
-    if job.initial is not None:
-        path = out / "runs" / job.initial / "weights.pt"
-    elif job.weights is not None:
-        path = Path(job.weights)
-    else:
-        return None
-    return models.build(job.settings.model, channels, job.settings.outputs, path).state_dict()
+def _network_of(job: Job, path: Path, channels: int) -> nn.Module:
+    return models.build(job.settings.model, channels, job.settings.outputs, path)
 
 
-def run(job: Job, out: Path, device: torch.device) -> dict[str, Any]:
+def _train(job: Job, runs: Path, data: Labelled) -> Trained:
+    """Train the run's network, or read it if it is that of another run."""
+    channels = data.images.shape[1]
+    if job.trained is not None:
+        network = _network_of(job, runs / job.trained / WEIGHTS, channels).to(data.images.device).eval()
+        return Trained(network, torch.empty(0), torch.empty(0, 3))
+    first = job.weights if job.initial is None else runs / job.initial / WEIGHTS
+    initial = None if first is None else _network_of(job, Path(first), channels).state_dict()
+    return train(job.settings, data, job.folder(runs) / CHECKPOINT, initial)
+
+
+def run(job: Job, runs: Path, device: torch.device) -> dict[str, Any]:
     """Train, score and write; a run that is done is only read.
 
     Raises: JobError, TrainingError, ModelError, DataError, ValueError: as the parts.
     """
-    done = finished(job, out)
+    done = finished(job, runs)
     if done is not None:
         return done
-    folder = job.folder(out)
+    folder = job.folder(runs)
     folder.mkdir(parents=True, exist_ok=True)
     splits = load(job.source, device)
-    initial = _first_weights(job, out, splits.train.images.shape[1])
-    checkpoint = folder / "checkpoint.pt"
-    trained = train(job.settings, splits.train, checkpoint, initial)
+    trained = _train(job, runs, splits.train)
     judged = JUDGES[job.judge](trained.network, job.settings.loss, splits)
-    write_atomically(trained.network.state_dict(), folder / "weights.pt")
-    np.save(folder / "pictures.npy", judged.pictures)
+    write_atomically(trained.network.state_dict(), folder / WEIGHTS)
+    np.save(folder / PICTURES, judged.pictures)
     result = {"identity": job.identity(), "scores": judged.scores, "curves": curves(trained)}
-    write_text(folder / "result.json", json.dumps(result, indent=1, allow_nan=False) + "\n")
-    checkpoint.unlink(missing_ok=True)
+    write_text(folder / RESULT, json.dumps(result, indent=1, allow_nan=False) + "\n")
+    (folder / CHECKPOINT).unlink(missing_ok=True)
     return result

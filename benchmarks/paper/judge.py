@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from cas_ext.saliency import code_usage, select_channel
 
 from . import decode, region_scores
-from .data import Labelled
 from .evaluate import score_saliency
 from .losses import IGNORED, SPECS
 from .region_scores import ContourCount
@@ -29,7 +28,7 @@ MIN_PIXELS = (
 )  # of a region; smaller ones join their surroundings. For images of 64 x 64, scaled to others
 REFERENCE_PIXELS = 64 * 64
 # Radii that are tried, as shares of the embedding's deviation within an image.
-RADII = {"thresholding": (0.2, 0.35, 0.5, 0.7), "mean shift": (0.35, 0.5, 0.7), "dbscan": (0.03, 0.06, 0.12)}
+RADII = {"thresholding": (0.35, 0.5, 0.7, 0.9), "mean shift": (0.6, 0.8), "dbscan": (0.07, 0.1, 0.13)}
 CLUSTERINGS = {"thresholding": decode.thresholding, "mean shift": decode.mean_shift, "dbscan": decode.dbscan}
 SAMPLE = 24  # validation images on which decoders are compared, for every loss alike
 

@@ -7,7 +7,6 @@ of codes (CE, CACE, CAS, authors) read the input as logits of M channels, the ot
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -214,26 +213,54 @@ class Spec:
     max_regions: int | None = None
 
 
-def _cas(pairs: str, distance: str, alpha: float) -> Spec:
-    def build() -> Loss:
-        return cas_ext.CASLoss(alpha, pairs=pairs, distance=distance, activation="softmax", ignore_index=IGNORED)
-
-    return Spec(build, "codes", "Sharma et al. (2021), Eq. 1")
-
-
 ALPHA = 0.5  # that of the authors' code; the paper names none
 ALPHAS = (0.2, ALPHA, 0.8)  # those of the sweep
+BOUNDED = tuple(name for name in DISTANCES if name != "sqeuclidean")  # without a softmax, see `Setting`
 
 
-def cas_name(pairs: str, distance: str, alpha: float = ALPHA) -> str:
-    """The key of a CAS setting in SPECS; alpha stands in it where it is not ALPHA."""
-    return f"cas-{pairs}-{distance}" + (f"-{alpha}" if alpha != ALPHA else "")
+@dataclass(frozen=True)
+class Setting:
+    """Of CAS. softmax: Eq. 1 of codes; without it, of the network's output itself, the "descriptor components".
+
+    Without a softmax, scaling the output by c scales the squared discriminator like the uniformer, so that where it is the
+    larger one the loss has no lower bound. The other distances grow more slowly than the uniformer: there it has one.
+    """
+
+    pairs: str
+    distance: str
+    alpha: float = ALPHA
+    softmax: bool = True
+
+    @property
+    def name(self) -> str:
+        """The key in SPECS; alpha stands in it where it is not ALPHA."""
+        kind = "cas" if self.softmax else "cas-raw"
+        return f"{kind}-{self.pairs}-{self.distance}" + (f"-{self.alpha}" if self.alpha != ALPHA else "")
+
+    def spec(self) -> Spec:
+        def build() -> Loss:
+            activation = "softmax" if self.softmax else None
+            return cas_ext.CASLoss(
+                self.alpha, pairs=self.pairs, distance=self.distance, activation=activation, ignore_index=IGNORED
+            )
+
+        return Spec(build, "codes" if self.softmax else "embedding", "Sharma et al. (2021), Eq. 1")
+
+
+SETTINGS = tuple(
+    Setting(pairs, distance, alpha, softmax)
+    for softmax in (True, False)
+    for pairs in ops.PAIRS
+    for distance in (DISTANCES if softmax else BOUNDED)
+    for alpha in ALPHAS
+)
+CAS = {setting.name: setting for setting in SETTINGS}
 
 
 SPECS = {
     "ce": Spec(lambda: cross_entropy, "codes", "cross entropy"),
     "cace": Spec(lambda: class_agnostic_cross_entropy, "codes", "Sharma et al. (2021), Sect. 4.2, per image"),
-    **{cas_name(*setting): _cas(*setting) for setting in itertools.product(ops.PAIRS, DISTANCES, ALPHAS)},
+    **{name: setting.spec() for name, setting in CAS.items()},
     "authors": Spec(Authors, "codes", "the published code of Sharma et al. (2021)", max_regions=2),
     "discriminative": Spec(Discriminative, "embedding", "De Brabandere et al. (2017), Eqs. 1-4"),
     "triplet": Spec(Triplet, "direction", "Schroff et al. (2015), Sect. 3.1"),

@@ -38,7 +38,8 @@ class Options:
         """The settings of a training."""
         compiled: dict[str, Any] = {"compile": True} if self.compile else {}
         return Settings(
-            self.model, loss, outputs, self.steps, self.batch, self.rate, seed, self.amp, **compiled
+            model=self.model, loss=loss, outputs=outputs, steps=self.steps, batch=self.batch, rate=self.rate, seed=seed,
+            amp=self.amp, **compiled,
         )  # fmt: skip
 
     def source(self, kind: str, seed: int, noise: float = 0.0) -> Source:

@@ -39,7 +39,7 @@ def _die_with(parent: Any) -> None:
     os._exit(1)
 
 
-def _work(channel: Connection, out: Path, device: torch.device) -> None:
+def _work(channel: Connection, runs: Path, device: torch.device) -> None:
     """Runs jobs as they come until None does; answers ("done", None), ("refused", one line) or ("broken", traceback)."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     threading.Thread(target=_die_with, args=(multiprocessing.parent_process(),), daemon=True).start()
@@ -48,7 +48,7 @@ def _work(channel: Connection, out: Path, device: torch.device) -> None:
         torch.set_num_threads(1)
     while (job := channel.recv()) is not None:
         try:
-            run(job, out, device)
+            run(job, runs, device)
             channel.send(("done", None))
         except USER_ERRORS as error:
             channel.send(("refused", str(error)))
@@ -59,8 +59,8 @@ def _work(channel: Connection, out: Path, device: torch.device) -> None:
 class Pool:
     """`workers` processes, started with the first job and ended by `close`."""
 
-    def __init__(self, out: Path, device: torch.device, workers: int) -> None:
-        self.out, self.device, self.workers = out, device, workers
+    def __init__(self, runs: Path, device: torch.device, workers: int) -> None:
+        self.runs, self.device, self.workers = runs, device, workers
         self.processes: dict[Connection, Any] = {}
 
     def start(self) -> None:
@@ -70,7 +70,7 @@ class Pool:
         try:
             for _ in range(self.workers):
                 mine, theirs = context.Pipe()
-                process = context.Process(target=_work, args=(theirs, self.out, self.device), daemon=True)
+                process = context.Process(target=_work, args=(theirs, self.runs, self.device), daemon=True)
                 process.start()
                 theirs.close()
                 self.processes[mine] = process
@@ -98,14 +98,14 @@ class Pool:
 
         Raises: JobError for a run that the user can put right, WorkerError for one that failed otherwise.
         """
-        waiting = [job for job in jobs if finished(job, self.out) is None]
+        waiting = [job for job in jobs if finished(job, self.runs) is None]
         with tqdm(
             total=len(jobs), initial=len(jobs) - len(waiting), desc=title, unit="run", mininterval=bar_interval(),
             file=sys.stderr, smoothing=0,
         ) as bar:  # fmt: skip
             if waiting:
                 self._run(waiting, bar)
-        return {job.name: finished(job, self.out) or {} for job in jobs}
+        return {job.name: finished(job, self.runs) or {} for job in jobs}
 
     def _run(self, waiting: list[Job], bar: tqdm) -> None:
         if not self.processes:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from . import figures, quoted, tables
+from . import quoted, region_tables, saliency_tables
 from .experiments import Plan
 from .jobs import write_text
+from .markdown import Content, label
 
 TITLES = {
     "low-fidelity": ("Low fidelity", quoted.TABLE_1),
@@ -24,31 +25,67 @@ PROTOCOL = {
         "test set best. MAE of the map; the last column: of the mask, as the authors' code takes it.\n"
     ),
     "regions": (
-        "Loss, number of outputs M and alpha are chosen by the GT covering of the validation images of one seed that is not "
+        "Pairs, alpha and the number of outputs M are chosen by the GT covering of the validation images of one seed that is not "
         "reported; the clustering, its radius and the smallest region by the same score on each seed's own validation images, "
         "alike for every loss. No choice looks at a test image. The network is not told the number of regions.\n"
     ),
 }
 
 
-def text(content: dict[str, Any]) -> str:
+BODIES: dict[str, Callable[[Content], str]] = {
+    "low-fidelity": saliency_tables.low_fidelity,
+    "high-fidelity": saliency_tables.high_fidelity,
+    "multi-region": region_tables.multi_region,
+    "texture": region_tables.texture,
+}
+RESULTS, REPORT, CURVES, PICTURES = "results.json", "report.md", "curves.svg", "pictures.png"
+
+
+def body(content: Content) -> str:
+    """The tables and claims of a command."""
+    return BODIES[content["command"]](content)
+
+
+def summary(content: Content) -> str:
+    """What was run, on what, with which versions: one paragraph."""
+    options, versions = content["options"], content["versions"]
+    sets = "; ".join(f"{name}: {text}" for name, text in content["sets"].items())
+    return (
+        f"**{label(content).capitalize()}.** {sets}. Model {options['model']}, {options['steps']} steps of "
+        f"{options['batch']} images, seeds {', '.join(map(str, options['seeds']))}. {versions['device']}, torch "
+        f"{versions['torch']}, commit {(versions['commit'] or 'unknown')[:10]}.\n"
+    )
+
+
+def images(content: Content, folder: str = "") -> str:
+    """The figures, as Markdown that lies beside or above their folder."""
+    noise = max(run["noise"] for run in content["runs"])
+    shown = f", at p = {noise:g}" if noise else ""
+    return (
+        f"![Test images, truth and what each loss makes of them{shown}]({folder}{PICTURES})\n\n"
+        f"![Uniformer and discriminator along the training]({folder}{CURVES})\n"
+    )
+
+
+def text(content: Content) -> str:
     """The Markdown of report.md below its title: the same on the page that shows it."""
     table = TITLES[content["command"]][1]
     judged = "saliency" if content["command"].endswith("fidelity") else "regions"
     notes = "".join(f"- Table {table.number} of the paper: {note}\n" for note in table.notes)
-    return "\n".join([tables.summary(content), PROTOCOL[judged], tables.body(content), notes])
+    return "\n".join([summary(content), PROTOCOL[judged], body(content), notes])
 
 
-def write(content: dict[str, Any], plan: Plan, out: Path, device: torch.device) -> Path:
+def whole(content: Content) -> str:
+    """report.md."""
+    return f"# {TITLES[content['command']][0]}\n\n{text(content)}\n{images(content)}"
+
+
+def write(content: Content, plan: Plan, runs: Path, out: Path, device: torch.device) -> Path:
     """Write the three files; returns the path of report.md."""
-    results = out / "results.json"
-    figures.draw_curves(content, results, out / figures.CURVES)
-    figures.draw_pictures(plan, out, results, device, out / figures.PICTURES)
-    title, _ = TITLES[content["command"]]
-    noise = max(run["noise"] for run in content["runs"])
-    images = (
-        f"![Test images, truth and what each loss makes of them{f', at p = {noise:g}' if noise else ''}]({figures.PICTURES})\n\n"
-        f"![Uniformer and discriminator along the training]({figures.CURVES})\n"
-    )
-    write_text(out / "report.md", f"# {title}\n\n{text(content)}\n{images}")
-    return out / "report.md"
+    from . import figures  # needs matplotlib, which the text does not
+
+    results = out / RESULTS
+    figures.draw_curves(content, results, out / CURVES)
+    figures.draw_pictures(plan, runs, results, device, out / PICTURES)
+    write_text(out / REPORT, whole(content))
+    return out / REPORT

@@ -16,10 +16,11 @@ from .experiments import EXPERIMENTS, Experiment, Plan
 from .jobs import Job, write_text
 from .options import Options
 from .pool import Pool, Results
+from .report import RESULTS
 from .sources import load
 
 LIBRARIES = ("numpy", "scipy", "scikit-image", "scikit-learn", "pysodmetrics", "pytorch-metric-learning")
-CURVE_DIGITS = 4
+DIGITS, CURVE_DIGITS = 6, 4
 
 
 def gather(experiment: Experiment, pool: Pool, title: str) -> tuple[Plan, Results]:
@@ -89,10 +90,35 @@ def collect(options: Options, plan: Plan, results: Results, device: torch.device
     }
 
 
-def execute(options: Options, out: Path, device: torch.device, workers: int) -> tuple[dict[str, Any], Plan]:
+def rounded(value: Any) -> Any:
+    """Every float in lists and dicts, rounded to DIGITS."""
+    if isinstance(value, float):
+        return round(value, DIGITS)
+    if isinstance(value, dict):
+        return {key: rounded(one) for key, one in value.items()}
+    return [rounded(one) for one in value] if isinstance(value, list) else value
+
+
+def as_json(content: dict[str, Any]) -> str:
+    """JSON with one run, or one curve, a line."""
+    parts = []
+    for key, value in content.items():
+        if isinstance(value, list):
+            lines = [json.dumps(one, allow_nan=False) for one in value]
+        elif isinstance(value, dict):
+            lines = [f"{json.dumps(name)}: {json.dumps(one, allow_nan=False)}" for name, one in value.items()]
+        else:
+            parts.append(f"{json.dumps(key)}: {json.dumps(value)}")
+            continue
+        left, right = "[]" if isinstance(value, list) else "{}"
+        parts.append(f"{json.dumps(key)}: {left}\n  " + ",\n  ".join(lines) + f"\n {right}")
+    return "{\n " + ",\n ".join(parts) + "\n}\n"
+
+
+def execute(options: Options, runs: Path, out: Path, device: torch.device, workers: int) -> tuple[dict[str, Any], Plan]:
     """Run a command and write OUT/results.json; returns its content and the plan."""
-    with Pool(out, device, workers) as pool:
+    with Pool(runs, device, workers) as pool:
         plan, results = gather(EXPERIMENTS[options.command](options), pool, options.command)
-    content = collect(options, plan, results, device)
-    write_text(out / "results.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+    content = json.loads(as_json(rounded(collect(options, plan, results, device))))  # as a reader of the file has it
+    write_text(out / RESULTS, as_json(content))
     return content, plan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import torch
@@ -61,7 +61,7 @@ def _generated(source: Source, device: torch.device) -> Splits:
     )
 
 
-@lru_cache(maxsize=None)
+@cache
 def _read(name: str, root: str, size: int) -> Labelled:
     return data.load(name, Path(root), size)
 

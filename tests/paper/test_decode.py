@@ -63,3 +63,11 @@ def test_clustering_is_decided_by_the_seed(monkeypatch: pytest.MonkeyPatch) -> N
     spread = embedding(1.0)
     assert np.array_equal(decode.mean_shift(spread, 0.5, seed=1), decode.mean_shift(spread, 0.5, seed=1))
     assert not np.array_equal(decode.mean_shift(spread, 0.5, seed=1), decode.mean_shift(spread, 0.5, seed=2))
+
+
+def test_thresholding_finds_clusters_and_bounds_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert region_scores.score_regions(STRIPES, decode.thresholding(embedding(0.1), 0.8)).rand == 1
+    assert not decode.thresholding(0 * embedding(0.0), 0.8).any()
+    monkeypatch.setattr(decode, "MAX_CLUSTERS", 5)
+    found = decode.thresholding(embedding(1.0), 1e-9)  # every pixel would be a cluster of its own
+    assert len(np.unique(found)) == 5

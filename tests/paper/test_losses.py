@@ -122,14 +122,27 @@ def test_triplet_gradient_is_that_of_its_equation() -> None:
     torch.testing.assert_close(mine.grad, theirs.grad)
 
 
-def test_every_setting_of_cas_is_offered_and_is_cas_loss_of_the_softmax() -> None:
+def test_every_setting_of_cas_is_offered_and_is_cas_loss_of_what_its_name_says() -> None:
     input, target = example("cas")
     names = [name for name in SPECS if name.startswith("cas-")]
-    assert len(names) == 9
+    assert len(names) == 3 * 3 * 3 + 3 * 2 * 3  # pairs x distances x alphas, of the softmax and without it
     for name in names:
-        _, pairs, distance = name.split("-")
-        expected = cas_ext.reference.cas_loss(input.softmax(1), target, pairs=pairs, distance=distance)
+        _, pairs, distance, *alpha = name.replace("-raw", "").split("-")
+        descriptors = input if "-raw" in name else input.softmax(1)
+        expected = cas_ext.reference.cas_loss(
+            descriptors, target, alpha=float(alpha[0]) if alpha else 0.5, pairs=pairs, distance=distance
+        )
         torch.testing.assert_close(SPECS[name].build()(input, target), expected, rtol=TOLERANCE, atol=TOLERANCE)
+        assert SPECS[name].output == ("embedding" if "-raw" in name else "codes")
+
+
+def test_cas_without_a_softmax_is_offered_only_where_it_has_a_lower_bound() -> None:
+    target = torch.tensor([[[0, 0, 1, 1]]])
+    input = torch.tensor([0.0, 0.1, 1.0, 1.1], dtype=torch.float64).reshape(1, 1, 1, 4)
+    values = {d: [float(losses.Setting("ordered", d, 0.5, False).spec().build()(c * input, target)) for c in (1e3, 1e4)]
+              for d in ("sqeuclidean", "euclidean", "log")}  # fmt: skip
+    assert values["sqeuclidean"][1] < 50 * values["sqeuclidean"][0] < 0
+    assert all(values[d][1] > values[d][0] for d in losses.BOUNDED)
 
 
 AGNOSTIC = [name for name in SPECS if name not in ("ce", "authors", "triplet")]
