@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .experiments import ALLOWED_LOSSES, DEFAULT_LOSSES
+from .experiments import ALLOWED_LOSSES, DEFAULT_LOSSES, OUTPUTS
 
 INTERRUPTED = 130  # the exit status of a program stopped by Ctrl-C
 SEEDS = (0, 1, 2, 3, 4)
@@ -39,9 +39,11 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command, allowed in ALLOWED_LOSSES.items():
         one = commands.add_parser(command, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        one.add_argument("--out", type=Path, required=True, help="folder for the report")
         one.add_argument(
-            "--out", type=Path, required=True, help="folder for the report, and for what a resumed run needs"
-        )
+            "--runs", type=Path, help="folder of the trainings; commands that share it share what they have in common"
+            " (default: OUT/runs)",
+        )  # fmt: skip
         one.add_argument(
             "--data", type=Path, help="folder of the paper's data sets (docs/paper.md); else images are generated"
         )
@@ -55,13 +57,11 @@ def parser() -> argparse.ArgumentParser:
             "--seeds", nargs="+", type=int, default=list(SEEDS), help="each has its own images, noise and weights"
         )
         if command == "low-fidelity":
-            one.add_argument(
-                "--noise",
-                nargs="+",
-                type=float,
-                default=list(NOISE),
-                help="shares of training images with swapped labels",
-            )
+            shares = "shares of training images with swapped labels"
+            one.add_argument("--noise", nargs="+", type=float, default=list(NOISE), help=shares)
+        if command in OUTPUTS:
+            tried = "numbers of channels M: the sweep begins with the first and then tries the others"
+            one.add_argument("--outputs", nargs="+", type=int, default=list(OUTPUTS[command]), help=tried)
         one.add_argument("--steps", type=int, default=STEPS[command], help="of one training")
         one.add_argument("--batch", type=int, default=8, help="images a step")
         one.add_argument("--rate", type=float, default=3e-3, help="highest learning rate of the one-cycle schedule")
@@ -96,12 +96,14 @@ def check(options: argparse.Namespace, fail: argparse.ArgumentParser) -> None:
             fail.error(f"argument --{name}: expected at least {least}, got {value}")
     if not options.rate > 0:
         fail.error(f"argument --rate: expected more than 0, got {options.rate}")
-    for name in ("loss", "seeds", "noise"):
+    for name in ("loss", "seeds", "noise", "outputs"):
         values = getattr(options, name, [])
         if len(set(values)) < len(values):
             fail.error(f"argument --{name}: expected different values, got {' '.join(map(str, values))}")
     if any(seed < 0 for seed in options.seeds):
         fail.error(f"argument --seeds: expected 0 or more, got {min(options.seeds)}")
+    if any(count < 2 for count in getattr(options, "outputs", [])):
+        fail.error(f"argument --outputs: expected at least 2, got {min(options.outputs)}")
     for share in getattr(options, "noise", []):
         if not 0 <= share <= 1:
             fail.error(f"argument --noise: expected shares from 0 to 1, got {share}")
@@ -137,7 +139,7 @@ def run(options: argparse.Namespace) -> None:
         command=options.command, losses=tuple(options.loss), seeds=tuple(options.seeds), steps=options.steps,
         size=options.size, images=options.images, model=options.model, noise=tuple(getattr(options, "noise", (0.0,))),
         data=options.data, weights=options.weights, batch=options.batch, rate=options.rate, amp=options.amp,
-        compile=options.compile,
+        compile=options.compile, outputs=tuple(getattr(options, "outputs", ())),
     )  # fmt: skip
     runs = options.runs or options.out / "runs"
     with only_one(options.out), only_one(runs):

@@ -79,7 +79,7 @@ def dbscan(embedding: Tensor, radius: float, min_samples: int = 10, seed: int = 
 
 
 def thresholding(embedding: Tensor, radius: float, seed: int = 0) -> np.ndarray:
-    """Clusters (H, W) int64 of an embedding (M, H, W), found one after another as De Brabandere et al. (2017, Sect. 2.2) do.
+    """Clusters (H, W) int64 of an embedding (M, H, W), found one after another as De Brabandere et al. (2017) do.
 
     A ball of `radius` around a random pixel without a cluster moves to the mean of those in it until it stands still; they
     become a cluster. After MAX_CLUSTERS the pixels left join the nearest centre.

@@ -6,7 +6,7 @@ earlier results: a sweep chooses by its validation scores what is then run with 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -49,7 +49,7 @@ def _job(
     return Job(name, method or loss, options.source(kind, seed, noise), settings, judge, weights=weights, **more)
 
 
-def _salient(options: Options, losses: Iterable[str], noises: Iterable[float] = (0.0,)) -> list[Job]:
+def _salient(options: Options, losses: Sequence[str], noises: Sequence[float] = (0.0,)) -> list[Job]:
     return [
         _job(options, "salient", loss, seed, "saliency", noise=noise)
         for seed in options.seeds
@@ -106,14 +106,14 @@ def _sweep(options: Options, kind: str) -> Generator[list[Job], Results, Plan]:
     The paper's own setting stays as it is but for the outputs.
     """
     seed = max(options.seeds) + 1
-    outputs = OUTPUTS[options.command]
+    outputs = options.outputs
     sweep: list[Job] = []
     results: Results = {}
 
     def jobs(settings: Iterable[tuple[str, int]]) -> list[Job]:
-        known = {job.name for job in sweep}
         new = [_job(options, kind, loss, seed, "validation", count, folder="sweep/" + kind) for loss, count in settings]
-        return [job for job in new if job.name not in known]
+        known = {job.name for job in sweep}
+        return list({job.name: job for job in new if job.name not in known}.values())
 
     def best() -> dict[str, Choice]:
         printed = best_of_families((job for job in sweep if job.settings.loss == PRINTED), results)
@@ -126,7 +126,7 @@ def _sweep(options: Options, kind: str) -> Generator[list[Job], Results, Plan]:
         lambda: ((loss, outputs[0]) for loss in options.losses),
         lambda: (
             (replace(CAS[choice["loss"]], alpha=alpha).name, outputs[0])
-            for choice in best().values()
+            for choice in best_of_families(sweep, results).values()
             if choice["loss"] in CAS
             for alpha in ALPHAS
         ),
@@ -161,7 +161,7 @@ def multi_region(options: Options) -> Experiment:
 def texture(options: Options) -> Experiment:
     """Table 4: two textures with arbitrary ids; networks trained on textures, and those trained on salient objects."""
     plan = yield from _sweep(options, "texture")
-    salient = _salient(options, (loss for loss in options.losses if loss in ("ce", PRINTED)))
+    salient = _salient(options, [loss for loss in options.losses if loss in ("ce", PRINTED)])
     transferred = [
         _job(
             options, "transfer", job.settings.loss, job.source.seed, "regions", method=f"{job.method}{TRANSFERRED}",
@@ -191,6 +191,8 @@ ALLOWED_LOSSES = {
     "multi-region": tuple(name for name, spec in SPECS.items() if spec.max_regions is None),
     "texture": tuple(SPECS),
 }
+# Channels M: the sweep begins with the first, and then tries the others. At most 8 regions lie in an image.
+OUTPUTS = {"multi-region": (8, 16), "texture": (8, 2)}
 # The sweep adds the other alphas of what is best.
 START = tuple(name for name, setting in CAS.items() if setting.alpha == ALPHA)
 DEFAULT_LOSSES = {

@@ -52,7 +52,8 @@ def draw_curves(content: dict[str, Any], results: Path, path: Path) -> None:
                 axes.plot(found["step"], found[name], dash, color=color, linewidth=1.5, label=method)
             axes.set_xlabel("step")
             axes.set_title(f"{name}, pairs “mean”, of training batches", loc="left", fontsize=9)
-        panels[1].legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
+        if content["curves"]:  # embeddings have none
+            panels[1].legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
         figure.savefig(path, bbox_inches="tight", metadata={"Date": None, **_metadata(results)})
         plt.close(figure)
 

@@ -120,7 +120,8 @@ def _train(job: Job, runs: Path, data: Labelled) -> Trained:
     """Train the run's network, or read it if it is that of another run."""
     channels = data.images.shape[1]
     if job.trained is not None:
-        network = _network_of(job, runs / job.trained / WEIGHTS, channels).to(data.images.device).eval()
+        network = _network_of(job, runs / job.trained / WEIGHTS, channels).to(data.images.device)
+        network = network.to(memory_format=torch.channels_last).eval()  # as it was trained: it rounds in the same way
         return Trained(network, torch.empty(0), torch.empty(0, 3))
     first = job.weights if job.initial is None else runs / job.initial / WEIGHTS
     initial = None if first is None else _network_of(job, Path(first), channels).state_dict()

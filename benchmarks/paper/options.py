@@ -16,7 +16,8 @@ BATCH = 8
 class Options:
     """The options of `python -m benchmarks.paper COMMAND`, checked; out and device are given elsewhere.
 
-    steps, size, images: of one training. noise: for low-fidelity, shares of swapped labels.
+    steps, size, images: of one training. noise: for low-fidelity, shares of swapped labels. outputs: for multi-region and
+    texture, numbers of channels M that the sweep tries.
     """
 
     command: str
@@ -27,6 +28,7 @@ class Options:
     images: int
     model: str = "small"
     noise: tuple[float, ...] = (0.0,)
+    outputs: tuple[int, ...] = ()
     data: Path | None = None
     weights: Path | None = None
     batch: int = BATCH

@@ -1,7 +1,7 @@
 """docs/experiments.md shows the committed results of every command: the parts between its markers are written here.
 
 `python -m benchmarks.paper.page` writes them anew (`--check` only looks whether they are stale). With `--from DIR`, what
-`make paper-cpu PAPER_OUT=DIR` wrote (results.json, report.md and the figures of every command) is copied to docs/experiments first.
+`make paper-cpu PAPER_OUT=DIR` wrote (results.json, report.md and figures of every command) is copied to docs/experiments first.
 """
 
 from __future__ import annotations

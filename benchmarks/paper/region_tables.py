@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from typing import Any
 
 from . import quoted
 from .experiments import PRINTED, TRANSFERRED
-from .losses import CAS
+from .losses import CAS, SPECS
 from .markdown import Content, Run, claims, mean, methods, of, spread, table, values
 
 # Rows of the paper beside ours, by method.
@@ -27,36 +26,39 @@ def _usage(runs: list[Run]) -> list[str]:
     return [f"{codes:.2f} of {regions:.2f}", f"{100 * mean(runs, 'usage', 'shared'):.0f}%"]
 
 
+SWEEP = (
+    "The sweep: GT covering on validation images, one seed that is not among those above. First the pairs, then the alphas of "
+    "the best of each family (one distance, with a softmax or without), then the outputs:\n"
+)
 REGION_SCORES = ("covering", "rand", "information", "precision", "contour")
 REGION_HEADER = ("GT covering", "Rand index", "VOI, bits", "AP", "contour F")
-
-
-def decoding(scores: dict[str, Any]) -> str:
-    one = scores["decoder"]
-    radius = "" if one["kind"] == "codes" else f", radius {one['radius']:.2g}"
-    return f"{one['kind']}{radius}, {one['pixels']} px"
 
 
 def _region_row(runs: list[Run], *path: str) -> list[str]:
     return [spread(values(runs, *path, "at", score)) for score in REGION_SCORES]
 
 
+def _swept(run: Run | None) -> list[str]:
+    """Covering and codes in use of one run of the sweep, dashes where there is none."""
+    if run is None:
+        return ["-", "-"]
+    use = run["scores"]["usage"]
+    codes = f"{use['codes']:.1f} of {use['regions']:.1f}" if use else "-"
+    return [f"{run['scores']['validation']:.3f}", codes]
+
+
 def sweep_table(content: Content) -> str:
     """Validation covering of every setting tried, with the codes in use."""
     counts = sorted({run["outputs"] for run in content["sweep"]})
-    losses = list(dict.fromkeys(run["loss"] for run in content["sweep"]))
-    by = {(run["loss"], run["outputs"]): run["scores"] for run in content["sweep"]}
-    rows = []
-    for loss in losses:
-        cells = []
-        for count in counts:
-            scores = by[loss, count]
-            use = scores["usage"]
-            cells += [f"{scores['validation']:.3f}", f"{use['codes']:.1f} of {use['regions']:.1f}" if use else "-"]
-        rows.append([*setting_columns(loss), *cells])
+    losses = sorted({run["loss"] for run in content["sweep"]}, key=list(SPECS).index)
+    by = {(run["loss"], run["outputs"]): run for run in content["sweep"]}
     header = ["loss", "pairs", "distance", "alpha"]
     for count in counts:
         header += [f"M = {count}: covering", "codes"]
+    rows = [
+        [*setting_columns(loss), *(cell for count in counts for cell in _swept(by.get((loss, count))))]
+        for loss in losses
+    ]
     return table(header, rows)
 
 
@@ -95,7 +97,7 @@ def multi_region(content: Content) -> str:
         parts += ["Embeddings by the way of clustering; above is the one that validates best:\n"]
         parts += [table(["loss", "clustering", *REGION_HEADER], kinds)]
     parts += [
-        "The sweep: GT covering on validation images, one seed that is not among those above:\n",
+        SWEEP,
         sweep_table(content),
     ]
     return "\n".join(parts)
@@ -160,7 +162,7 @@ def texture(content: Content) -> str:
             "At the size chosen on the validation images:\n",
             table(["loss", *REGION_HEADER], at),
             claims(texture_claims(content)),
-            "The sweep: GT covering on validation images, one seed that is not among those above:\n",
+            SWEEP,
             sweep_table(content),
         ]
     )

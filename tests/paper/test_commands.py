@@ -147,6 +147,14 @@ def test_wrong_options_are_named_in_one_line(arguments, words, tmp_path: Path, c
     assert not list(tmp_path.iterdir())
 
 
+def test_outputs_belong_to_the_commands_that_sweep_them(tmp_path: Path, capsys) -> None:
+    assert call(["texture", "--out", str(tmp_path), "--outputs", "1"], capsys) == (
+        2, "python -m benchmarks.paper: error: argument --outputs: expected at least 2, got 1",
+    )  # fmt: skip
+    assert "unrecognized arguments: --outputs 4" in call(["low-fidelity", "--out", "x", "--outputs", "4"], capsys)[1]
+    assert "unrecognized arguments: --noise 0" in call(["texture", "--out", "x", "--noise", "0"], capsys)[1]
+
+
 def test_data_without_the_set_is_named(tmp_path: Path, capsys) -> None:
     arguments = ["high-fidelity", "--device", "cpu", "--out", str(tmp_path / "out"), "--data", str(tmp_path)]
     status, line = call([*arguments, "--workers", "1", "--seeds", "0", "--steps", "1"], capsys)

@@ -36,6 +36,12 @@ def test_every_region_split_in_two() -> None:
     assert result.precision == pytest.approx(0.05)
 
 
+@pytest.mark.parametrize("predicted", [HALVES, QUARTERS, SHIFTED, np.zeros((4, 4), int)])
+def test_covering_alone_is_the_covering_of_the_scores(predicted: np.ndarray) -> None:
+    truth = np.where(np.arange(4) == 3, IGNORED, HALVES)
+    assert scores.gt_covering(truth, predicted) == scores.score_regions(truth, predicted).covering
+
+
 def test_one_region_for_everything() -> None:
     result = scores.score_regions(HALVES, np.zeros((4, 4), int))
     assert result.covering == pytest.approx(0.5)

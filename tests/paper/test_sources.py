@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_data import make
 
 from benchmarks.paper import scenes, sources
 from benchmarks.paper.data import LAYOUTS, DataError
 from benchmarks.paper.sources import Source, Splits
+
+from .test_data import make
 
 CPU = torch.device("cpu")
 
