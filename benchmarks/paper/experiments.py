@@ -84,10 +84,10 @@ def high_fidelity(options: Options) -> Experiment:
 
 
 def family(loss: str) -> str:
-    """What the sweep chooses the best of: CAS with one distance, of a softmax or not, or a loss by its name."""
+    """What the sweep chooses the best of: CAS of a softmax with one distance, CAS without a softmax, or a loss by its name."""
     if loss not in CAS:
         return loss
-    return f"CAS, {CAS[loss].distance}" + ("" if CAS[loss].softmax else ", no softmax")
+    return f"CAS, {CAS[loss].distance}" if CAS[loss].softmax else "CAS, no softmax"
 
 
 def best_of_families(sweep: Iterable[Job], results: Results) -> dict[str, Choice]:
@@ -100,10 +100,11 @@ def best_of_families(sweep: Iterable[Job], results: Results) -> dict[str, Choice
     return chosen
 
 
-def _sweep(options: Options, kind: str) -> Generator[list[Job], Results, Plan]:
-    """Choose settings one after the other, on one seed that is not reported: first pairs, then alpha, then outputs.
+def _sweep(options: Options, kind: str, alphas: Sequence[float]) -> Generator[list[Job], Results, Plan]:
+    """Choose settings one after the other, on one seed that is not reported: the losses, then alpha, then outputs.
 
-    The paper's own setting stays as it is but for the outputs.
+    Alphas are tried with the best of each family of CAS, outputs with the best of each family. The paper's own setting stays
+    as it is but for the outputs.
     """
     seed = max(options.seeds) + 1
     outputs = options.outputs
@@ -128,48 +129,49 @@ def _sweep(options: Options, kind: str) -> Generator[list[Job], Results, Plan]:
             (replace(CAS[choice["loss"]], alpha=alpha).name, outputs[0])
             for choice in best_of_families(sweep, results).values()
             if choice["loss"] in CAS
-            for alpha in ALPHAS
+            for alpha in alphas
         ),
         lambda: ((choice["loss"], count) for choice in best().values() for count in outputs[1:]),
     ]
     for stage in stages:
         new = jobs(stage())
         sweep += new
-        results |= yield new
+        results |= (yield new) if new else {}
     return Plan([], sweep, best())
 
 
-def _finals(options: Options, kind: str, plan: Plan) -> list[Job]:
+def _finals(options: Options, kind: str, plan: Plan, judge: str) -> list[Job]:
     """Every choice with every seed; two families that chose the same share a run."""
     runs = {}
     for seed in options.seeds:
         for choice in plan.chosen.values():
             loss, outputs = choice["loss"], choice["outputs"]
-            job = _job(options, kind, loss, seed, "regions", outputs, method=f"{loss}, M = {outputs}")
+            job = _job(options, kind, loss, seed, judge, outputs, method=f"{loss}, M = {outputs}")
             runs[job.name] = job
     return list(runs.values())
 
 
 def multi_region(options: Options) -> Experiment:
     """Table 3: the number of regions unknown."""
-    plan = yield from _sweep(options, "voronoi")
-    plan.runs = _finals(options, "voronoi", plan)
+    plan = yield from _sweep(options, "voronoi", ALPHAS)
+    plan.runs = _finals(options, "voronoi", plan, "regions")
     yield plan.runs
     return plan
 
 
 def texture(options: Options) -> Experiment:
     """Table 4: two textures with arbitrary ids; networks trained on textures, and those trained on salient objects."""
-    plan = yield from _sweep(options, "texture")
+    plan = yield from _sweep(options, "texture", ())
     salient = _salient(options, [loss for loss in options.losses if loss in ("ce", PRINTED)])
     transferred = [
         _job(
-            options, "transfer", job.settings.loss, job.source.seed, "regions", method=f"{job.method}{TRANSFERRED}",
+            options, "transfer", job.settings.loss, job.source.seed, "every region size",
+            method=f"{job.method}{TRANSFERRED}",
             trained=job.name,
         )
         for job in salient
     ]  # fmt: skip
-    finals = _finals(options, "texture", plan)
+    finals = _finals(options, "texture", plan, "every region size")
     yield finals + salient
     if transferred:
         yield transferred
@@ -199,5 +201,5 @@ DEFAULT_LOSSES = {
     "low-fidelity": ("ce", "cace", "authors", PRINTED),
     "high-fidelity": ("ce", "cace", PRINTED),
     "multi-region": (*START, "cace", "discriminative", "triplet", "magnet"),
-    "texture": ("ce", "cace", PRINTED, Setting("mean", "log").name, Setting("mean", "log", softmax=False).name),
+    "texture": ("ce", PRINTED, Setting("mean", "log").name, Setting("mean", "log", softmax=False).name),
 }

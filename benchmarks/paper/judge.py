@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ MIN_PIXELS = (
 )  # of a region; smaller ones join their surroundings. For images of 64 x 64, scaled to others
 REFERENCE_PIXELS = 64 * 64
 # Radii that are tried, as shares of the embedding's deviation within an image.
-RADII = {"thresholding": (0.35, 0.5, 0.7, 0.9), "mean shift": (0.6, 0.8), "dbscan": (0.07, 0.1, 0.13)}
+RADII = {"thresholding": (0.35, 0.5, 0.7, 0.9), "mean shift": (0.5, 0.7), "dbscan": (0.07, 0.1, 0.13)}
 CLUSTERINGS = {"thresholding": decode.thresholding, "mean shift": decode.mean_shift, "dbscan": decode.dbscan}
 SAMPLE = 24  # validation images on which decoders are compared, for every loss alike
 
@@ -117,13 +118,15 @@ def _contours(truth: np.ndarray, predicted: Sequence[np.ndarray]) -> list[Contou
     return [region_scores.count_contours(truth, labels) for labels in predicted]
 
 
-def score_decoder(found: Tensor, truth: np.ndarray, decoder: Decoder) -> tuple[Scores, list[np.ndarray]]:
+def score_decoder(
+    found: Tensor, truth: np.ndarray, decoder: Decoder, every: bool = False
+) -> tuple[Scores, list[np.ndarray]]:
     """Scores of a decoder on test images, and its regions.
 
-    "at": at the decoder's smallest region; "ods", "ois": (covering, rand, information, contour) at the best of all MIN_PIXELS
-    for the set and for each image, which by definition is chosen on the images it is scored on.
+    "at": at the decoder's smallest region. With `every`, "ods" and "ois" (covering, rand, information, contour) at the best of
+    all MIN_PIXELS for the set and for each image, which by definition is chosen on the images it is scored on.
     """
-    sizes = smallest_regions(truth[0].size)
+    sizes = smallest_regions(truth[0].size) if every else [decoder.pixels]
     chosen = sizes.index(decoder.pixels)
     labels = labels_by(decoder.kind, decoder.radius, found)
     values, contours, regions = [], [], []
@@ -133,20 +136,20 @@ def score_decoder(found: Tensor, truth: np.ndarray, decoder: Decoder) -> tuple[S
         contours.append(_contours(true, settings))
         regions.append(settings[chosen])
     table = np.array(values)  # (images, settings, scores)
-    mean = table.mean(0)[chosen]
-    at = dict(zip(("covering", "rand", "information", "precision"), map(float, mean), strict=True))
     known = [row for row in contours if row is not None]
     whole = len(known) == len(contours)
-    pairs = [
-        region_scores.ods_ois(table[:, :, 0]),
-        region_scores.ods_ois(table[:, :, 1]),
-        region_scores.ods_ois(table[:, :, 2], larger_is_better=False),
-        region_scores.contour_f(known) if whole else (None, None),
-    ]
-    names = ("covering", "rand", "information", "contour")
+    at = dict(zip(("covering", "rand", "information", "precision"), map(float, table.mean(0)[chosen]), strict=True))
     at["contour"] = region_scores.contour_f([[row[chosen]] for row in known])[0] if whole else None
-    ods, ois = (dict(zip(names, column, strict=True)) for column in zip(*pairs, strict=True))
-    return {"at": at, "ods": ods, "ois": ois, "decoder": asdict(decoder)}, regions
+    scores: Scores = {"at": at, "decoder": asdict(decoder)}
+    if every:
+        pairs = {
+            "covering": region_scores.ods_ois(table[:, :, 0]),
+            "rand": region_scores.ods_ois(table[:, :, 1]),
+            "information": region_scores.ods_ois(table[:, :, 2], larger_is_better=False),
+            "contour": region_scores.contour_f(known) if whole else (None, None),
+        }
+        scores["ods"], scores["ois"] = ({name: pair[k] for name, pair in pairs.items()} for k in (0, 1))
+    return scores, regions
 
 
 def usage(found: Tensor, labels: Tensor) -> Scores:
@@ -180,23 +183,29 @@ def judge_validation(network: nn.Module, loss: str, splits: Splits) -> Judged:
     return Judged({"validation": covering, "decoder": asdict(decoder), "usage": codes}, np.empty((0, 0, 0)))
 
 
-def judge_regions(network: nn.Module, loss: str, splits: Splits) -> Judged:
-    """Choose a decoder of each kind on the validation images and score it on the first test set."""
+def judge_regions(network: nn.Module, loss: str, splits: Splits, every: bool = False) -> Judged:
+    """Choose a decoder of each kind on the validation images and score it on the first test set.
+
+    every: the kind that validates best also at every smallest region, see `score_decoder`.
+    """
     best, _ = validate(network, loss, splits)
     (test,) = splits.tests.values()
     truth = test.labels.cpu().numpy()
     found = descriptors(network, loss, test.images)
-    decoders, pictures = {}, []
-    for _, decoder in best:
-        decoders[decoder.kind], regions = score_decoder(found, truth, decoder)
-        pictures.append(regions[:PICTURES])
+    scored = [score_decoder(found, truth, decoder, every and rank == 0) for rank, (_, decoder) in enumerate(best)]
+    first, regions = scored[0]
     scores: Scores = {
-        **decoders[best[0][1].kind],
+        **first,
         "validation": best[0][0],
-        "decoders": decoders,
+        "decoders": {one.kind: {"at": mine["at"]} for (_, one), (mine, _) in zip(best, scored, strict=True)},
         "usage": usage(found, test.labels) if SPECS[loss].output == "codes" else {},
     }
-    return Judged(scores, np.stack(pictures[0]).astype(np.int16))
+    return Judged(scores, np.stack(regions[:PICTURES]).astype(np.int16))
 
 
-JUDGES = {"saliency": judge_saliency, "validation": judge_validation, "regions": judge_regions}
+JUDGES: dict[str, Callable[[nn.Module, str, Splits], Judged]] = {
+    "saliency": judge_saliency,
+    "validation": judge_validation,
+    "regions": judge_regions,
+    "every region size": partial(judge_regions, every=True),
+}

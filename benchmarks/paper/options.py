@@ -9,15 +9,13 @@ from typing import Any
 from .sources import Source
 from .train import Settings
 
-BATCH = 8
-
 
 @dataclass(frozen=True)
 class Options:
     """The options of `python -m benchmarks.paper COMMAND`, checked; out and device are given elsewhere.
 
-    steps, size, images: of one training. noise: for low-fidelity, shares of swapped labels. outputs: for multi-region and
-    texture, numbers of channels M that the sweep tries.
+    steps, batch, rate, size, images: of one training. noise: for low-fidelity, shares of swapped labels. outputs: for
+    multi-region and texture, numbers of channels M that the sweep tries.
     """
 
     command: str
@@ -26,13 +24,13 @@ class Options:
     steps: int
     size: int
     images: int
+    batch: int
+    rate: float
     model: str = "small"
     noise: tuple[float, ...] = (0.0,)
     outputs: tuple[int, ...] = ()
     data: Path | None = None
     weights: Path | None = None
-    batch: int = BATCH
-    rate: float = 3e-3
     amp: bool = False
     compile: bool = False
 

@@ -12,6 +12,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -112,15 +113,20 @@ class Pool:
             self.start()
         waiting = waiting[::-1]
         busy: dict[Connection, Job] = {}
-        for channel in list(self.processes)[: len(waiting)]:
+
+        def give(channel: Connection) -> None:
             busy[channel] = waiting.pop()
-            channel.send(busy[channel])
+            with suppress(BrokenPipeError):  # of a worker that is dead: there is no answer either, which is told below
+                channel.send(busy[channel])
+
+        for channel in list(self.processes)[: len(waiting)]:
+            give(channel)
         while busy:
             for channel in wait(list(busy)):
                 job = busy.pop(channel)
                 try:
                     outcome, message = channel.recv()
-                except EOFError:
+                except (EOFError, ConnectionResetError):
                     process = self.processes[channel]
                     process.join()
                     raise JobError(
@@ -134,5 +140,4 @@ class Pool:
                 bar.set_postfix_str(job.name, refresh=False)
                 bar.update()
                 if waiting:
-                    busy[channel] = waiting.pop()
-                    channel.send(busy[channel])
+                    give(channel)

@@ -27,8 +27,8 @@ def _usage(runs: list[Run]) -> list[str]:
 
 
 SWEEP = (
-    "The sweep: GT covering on validation images, one seed that is not among those above. First the pairs, then the alphas of "
-    "the best of each family (one distance, with a softmax or without), then the outputs:\n"
+    "The sweep: GT covering on validation images, one seed that is not among those above. First the losses; then, for many "
+    "regions, other alphas for the best of each family (a distance with a softmax, or none); then other numbers of outputs:\n"
 )
 REGION_SCORES = ("covering", "rand", "information", "precision", "contour")
 REGION_HEADER = ("GT covering", "Rand index", "VOI, bits", "AP", "contour F")

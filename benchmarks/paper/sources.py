@@ -18,7 +18,7 @@ GENERATORS: dict[str, Callable[..., Labelled]] = {
     "texture": scenes.texture_scenes,
 }
 KINDS = (*GENERATORS, "transfer")  # transfer: train on salient objects, test on textures
-VALIDATION_SHARE, TEST_SHARE = 1 / 8, 1 / 4  # of the training images: how many are generated for the other two splits
+SHARE = 1 / 8  # of the training images: how many are generated to validate, and how many to test
 HELD_OUT = 0.9  # of a data set's training images that are trained on; the others validate
 MSRA_TRAINING = 0.6  # the paper splits MSRA-B 6:4
 FEWEST_IMAGES = 8
@@ -56,8 +56,8 @@ def _generated(source: Source, device: torch.device) -> Splits:
 
     return Splits(
         make(trained, "train", source.images),
-        make(tested, "validation", source.images * VALIDATION_SHARE),
-        {"generated": make(tested, "test", source.images * TEST_SHARE)},
+        make(tested, "validation", source.images * SHARE),
+        {"generated": make(tested, "test", source.images * SHARE)},
     )
 
 
