@@ -41,7 +41,7 @@ install: $(VENV)/build.stamp
 demo: $(VENV)/build.stamp $(VENV)/demo.stamp
 	$(PY) -m examples.demo --out . $(ARGS)
 
-# The four experiments of the paper on generated images, with two processes; the same command goes on after a kill.
+# The four experiments of the paper on generated images, a process a core; the same command goes on after a kill.
 # `python -m benchmarks.paper.page --from paper-cpu` puts the reports into docs/experiments.
 PAPER_OUT ?= paper-cpu
 paper-cpu: $(VENV)/paper.stamp

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ NOISE = (0.0, 0.25, 0.5)
 DATA_SIZE = 256  # pixels, as in the paper; with --data
 IMAGES = 400  # to train on, generated
 RATE = 1e-2
-WORKERS = 2  # processes on a CPU
+MAX_WORKERS = 8  # processes of one thread each on a CPU, one a core; each takes some 500 MB
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--size", type=int, help=sizes)
         one.add_argument("--images", type=int, help=f"generated to train on (default: {IMAGES}); not with --data")
         one.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train")
-        one.add_argument("--workers", type=int, help=f"trainings at a time (default: {WORKERS} on a CPU, 1 on a GPU)")
+        one.add_argument("--workers", type=int, help="trainings at a time (default: one a core, 1 on a GPU)")
         one.add_argument("--amp", action="store_true", help="forward pass in bfloat16")
         one.add_argument("--compile", action="store_true", help="torch.compile the network")
     commands.add_parser("quote")
@@ -144,6 +145,11 @@ def only_one(out: Path) -> Iterator[None]:
         yield
 
 
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def run(options: argparse.Namespace) -> None:
     """Train, score and report."""
     from examples.demo.__main__ import choose_device
@@ -161,7 +167,7 @@ def run(options: argparse.Namespace) -> None:
     runs = options.runs or options.out / "runs"
     with only_one(options.out), only_one(runs):
         device = choose_device(options.device)
-        workers = options.workers or (WORKERS if device.type == "cpu" else 1)
+        workers = options.workers or (min(cores(), MAX_WORKERS) if device.type == "cpu" else 1)
         content, plan = execute(asked, runs, options.out, device, workers)
         path = report.write(content, plan, runs, options.out, device)
     print(f"{report.body(content)}\nReport: {path}")

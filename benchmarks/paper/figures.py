@@ -6,6 +6,7 @@ Both carry the digest of the results.json that they belong to.
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import matplotlib
@@ -31,6 +32,7 @@ COLORS = (plot.BLUE, plot.VERMILION, plot.GREEN, plot.ORANGE, plot.SKY, plot.PUR
 DASHES = ("-", "--", ":", "-.")
 CELL = 1.35  # inches
 DPI = 100
+HEADING = 17  # characters a line
 # Regions: Okabe and Ito's colours and their halves, so that neighbours differ for all eyes.
 PALETTE = ListedColormap([
     "#0072B2", "#E69F00", "#009E73", "#F0E442", "#CC79A7", "#D55E00", "#56B4E9", "#555555",
@@ -51,7 +53,7 @@ def draw_curves(content: dict[str, Any], results: Path, path: Path) -> None:
                 color, dash = COLORS[index % len(COLORS)], DASHES[index // len(COLORS) % len(DASHES)]
                 axes.plot(found["step"], found[name], dash, color=color, linewidth=1.5, label=method)
             axes.set_xlabel("step")
-            axes.set_title(f"{name}, pairs “mean”, of training batches", loc="left", fontsize=9)
+            axes.set_title(f"{name} of training batches", loc="left", fontsize=9)
         if content["curves"]:  # embeddings have none
             panels[1].legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
         figure.savefig(path, bbox_inches="tight", metadata={"Date": None, **_metadata(results)})
@@ -112,7 +114,7 @@ def draw_pictures(plan: Plan, runs: Path, results: Path, device: torch.device, p
                 else:
                     _show_regions(axes, matched_colours(truth, found[row]), found[row])
         for axes, heading in zip(grid[0], ("image", "truth", *maps), strict=True):
-            axes.set_title(heading.replace(", ", ",\n").replace("-", "-\n", 1), fontsize=7)
+            axes.set_title(fill(heading, HEADING), fontsize=7)
         for axes in grid.flat:
             axes.set(xticks=[], yticks=[])
             axes.grid(False)

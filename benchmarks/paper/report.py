@@ -61,8 +61,11 @@ def images(content: Content, folder: str = "") -> str:
     """The figures, as Markdown that lies beside or above their folder."""
     noise = max(run["noise"] for run in content["runs"])
     shown = f", at p = {noise:g}" if noise else ""
+    seed = content["options"]["seeds"][0]
     return (
+        f"The first test images of seed {seed}{shown}, not chosen, and what each loss makes of them:\n\n"
         f"![Test images, truth and what each loss makes of them{shown}]({folder}{PICTURES})\n\n"
+        'Uniformer and discriminator (with pairs "mean") of every loss of codes, averaged over seeds:\n\n'
         f"![Uniformer and discriminator along the training]({folder}{CURVES})\n"
     )
 

@@ -128,6 +128,18 @@ def test_defaults_are_allowed_and_five_seeds(command: str) -> None:
     assert len(parser().parse_args([command, "--out", "x"]).seeds) >= 5
 
 
+def test_swapped_labels_train_the_same_network_to_the_last_bit(tmp_path: Path) -> None:
+    asked = options("low-fidelity", "ce", PRINTED, seeds=(0,), noise=(0.0, 0.5))
+    _, (runs,) = play("low-fidelity", asked)
+    weights: dict[str, list[torch.Tensor]] = {}
+    for job in runs:
+        jobs.run(job, tmp_path, CPU)
+        state = torch.load(job.folder(tmp_path) / jobs.WEIGHTS, weights_only=True)
+        weights.setdefault(job.method, []).append(torch.cat([value.flatten().double() for value in state.values()]))
+    assert torch.equal(*weights[PRINTED])
+    assert not torch.equal(*weights["ce"])
+
+
 def a_job(**changes) -> Job:
     (job, *_), *_ = play("low-fidelity", options("low-fidelity", "ce", seeds=(0,)))[1]
     return replace(job, **changes)
