@@ -16,7 +16,7 @@ import fcntl
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -165,7 +165,9 @@ def run(options: argparse.Namespace) -> None:
         compile=options.compile, outputs=tuple(getattr(options, "outputs", ())),
     )  # fmt: skip
     runs = options.runs or options.out / "runs"
-    with only_one(options.out), only_one(runs):
+    with ExitStack() as locks:
+        for folder in dict.fromkeys((options.out.resolve(), runs.resolve())):
+            locks.enter_context(only_one(folder))
         device = choose_device(options.device)
         workers = options.workers or (min(cores(), MAX_WORKERS) if device.type == "cpu" else 1)
         content, plan = execute(asked, runs, options.out, device, workers)

@@ -179,8 +179,9 @@ def test_results_of_other_settings_are_refused(whole: Path, tmp_path: Path, caps
 
 def test_two_programs_do_not_share_a_folder(tmp_path: Path, capsys) -> None:
     with command_line.only_one(tmp_path):
-        status, line = call([*TINY, "--out", str(tmp_path)], capsys)
-    assert status == 2 and line == f"error: {tmp_path}: another program is writing there"
+        for folders in (["--out", str(tmp_path)], ["--out", str(tmp_path / "out"), "--runs", str(tmp_path)]):
+            status, line = call([*TINY, *folders], capsys)
+            assert status == 2 and line == f"error: {tmp_path}: another program is writing there"
     (tmp_path / "file").write_text("")
     status, line = call([*TINY, "--out", str(tmp_path / "file")], capsys)
     assert status == 2 and "cannot be used as a folder" in line
