@@ -94,8 +94,17 @@ def extensions() -> list:
     return found
 
 
+class Build(BuildExtension.with_options(no_python_abi_suffix=False)):
+    """Keeps the object files of an editable install, so that the next one compiles only what has changed."""
+
+    def run(self) -> None:
+        if self.editable_mode:
+            self.build_temp = str(Path("build", "editable"))
+        super().run()
+
+
 setup(
     ext_modules=extensions(),
-    cmdclass={"build_ext": BuildExtension.with_options(no_python_abi_suffix=False)},
+    cmdclass={"build_ext": Build},
     options={"bdist_wheel": {"py_limited_api": "cp310"}},
 )

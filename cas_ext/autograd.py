@@ -89,7 +89,7 @@ class CASLossFunction(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, None, None, None]:
         input, target, *tables = ctx.saved_tensors
         total = None
-        for weight, (sign, coefficients, options) in zip(gradients, _terms(tables, ctx.options), strict=False):
+        for weight, (sign, coefficients, options) in zip(gradients, terms(tables, ctx.options), strict=False):
             if weight is not None:
                 weight = weight if sign > 0 else -weight
                 part = call(CASGradientFunction, input, target, weight, *coefficients, ctx.regions, options)
@@ -105,7 +105,7 @@ class CASLossFunction(torch.autograd.Function):
         acc = accumulation_dtype(input.dtype)
         one = torch.ones(1, dtype=acc, device=input.device).expand(input.shape[0])
         pushed = []
-        for sign, coefficients, options in _terms(tables, ctx.options):
+        for sign, coefficients, options in terms(tables, ctx.options):
             unit = call(CASGradientFunction, input, target, one, *coefficients, ctx.regions, options.per_image())
             pushed.append(sign * reduce(inner(unit, tangent, acc, ctx.regions.group), options.reduction))
         return *pushed, *(None,) * (outputs - len(pushed))
@@ -120,7 +120,7 @@ class CASLossFunction(torch.autograd.Function):
         return (*reduced, *results[terms:]), (0,) * len(results)
 
 
-def _terms(tables: list[Tensor], options: Options) -> Iterator[tuple[int, list[Tensor], Options]]:
+def terms(tables: list[Tensor], options: Options) -> Iterator[tuple[int, list[Tensor], Options]]:
     """(sign, coefficients, options) of the loss, and of the two terms where they are returned.
 
     Each term is the loss for another alpha: uniformer = loss at 1, discriminator = -loss at 0.

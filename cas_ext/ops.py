@@ -7,6 +7,7 @@ dtypes: docs/design.md. Users call `cas_ext.cas_loss` and `cas_ext.region_moment
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,8 +43,26 @@ else:
     _missing_cuda = _load("_cuda")
     cuda_status = "loaded" if _missing_cuda is None else f"not loaded: {_missing_cuda}"
 
-accumulate = torch.ops.cas_ext.accumulate.default
-finalise = torch.ops.cas_ext.finalise.default
+# Not to look for the derivatives of exported.py at every call; an internal of PyTorch, which takes longer without.
+_BelowAutograd = getattr(torch._C, "_AutoDispatchBelowAutograd", None)
+
+
+def below_autograd(operator: Any) -> Any:
+    """The operator for autograd functions: they bring the derivatives."""
+    if _BelowAutograd is None:
+        return operator
+
+    def call(*arguments: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return operator(*arguments)
+        with _BelowAutograd():
+            return operator(*arguments)
+
+    return call
+
+
+accumulate = below_autograd(torch.ops.cas_ext.accumulate.default)
+finalise = below_autograd(torch.ops.cas_ext.finalise.default)
 apply = torch.ops.cas_ext.apply.default
 
 

@@ -24,6 +24,8 @@ _NO_DUAL_LEVEL = -1
 
 def call(function: Any, *arguments: Any) -> Any:
     """`function.apply`."""
+    if torch.compiler.is_exporting():  # an exported graph has no autograd functions, but operators (exported.py)
+        return function.forward(*arguments)
     if torch.compiler.is_compiling():
         return function.apply(*arguments)
     if not _DIRECT or _in_transform():  # type: ignore[misc]

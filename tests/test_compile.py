@@ -188,16 +188,72 @@ def test_exported_program_computes_the_same_loss_for_other_sizes_and_from_a_file
         torch.testing.assert_close(loaded.module()(images.detach(), target), expected, rtol=1e-6, atol=0)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="torch.export keeps the operators, which have no derivative, not the autograd.Function"
-)
-@pytest.mark.filterwarnings("ignore:.*an autograd kernel was not registered")
 @on_real_devices
 def test_exported_program_can_be_trained(device):
     step, batches = step_and_batches(device)
+    expected = train(step, step, batches)
+    step, _ = step_and_batches(device)
     module = exported(step, *batches[0]).module()
-    for a, b in zip(train(module, module, batches), train(step, step, batches), strict=True):
+    for a, b in zip(train(module, module, batches), expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
+
+
+def all_terms(input, target):
+    terms = cas_ext.cas_loss(
+        input, target, alpha=0.3, num_regions=3, ignore_index=2, pairs="mean", reduction="none", return_terms=True
+    )
+    return sum(weight * term for weight, term in zip((1, -0.7, 0.4), terms, strict=True))
+
+
+def one_term(input, target):
+    return cas_ext.cas_loss(input, target, num_regions=3, return_terms=True)[2]
+
+
+def softmax_in_front(input, target):
+    return cas_ext.cas_loss(30 * input, target, num_regions=3, activation="softmax")
+
+
+def log_distance(input, target):
+    return cas_ext.cas_loss(input, target, num_regions=3, distance="log")
+
+
+def own_loss_on_moments(input, target):
+    count, mean, scatter = cas_ext.region_moments(input, target, 3)
+    return (mean.pow(3).sum(2) * count + scatter.square()).sum()
+
+
+class Module(torch.nn.Module):
+    """A function as a module, which torch.export wants."""
+
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *arguments):
+        return self.function(*arguments)
+
+
+@on_real_devices
+@pytest.mark.parametrize("strict", [True, False], ids=["strict", "non-strict"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(
+    "function", [all_terms, one_term, softmax_in_front, log_distance, own_loss_on_moments], ids=lambda f: f.__name__
+)
+def test_exported_program_has_the_gradient_of_the_function(device, function, dtype, strict):
+    input, target = Case(channels=5, spatial=(9, 11), dtype=dtype).tensors(device.torch_device)
+    program = torch.export.export(Module(function), (input.detach(), target), strict=strict).module()
+    tolerance = {torch.float32: 2e-6, torch.float64: 1e-12, torch.bfloat16: 8e-3}[dtype]
+    actual, expected = loss_and_gradient(program, input, target), loss_and_gradient(function, input, target)
+    for a, b in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * b.abs().max().item())
+
+
+@on_real_devices
+def test_exported_program_refuses_second_derivatives(device):
+    input, target = Case(spatial=(9, 11)).tensors(device.torch_device)
+    program = torch.export.export(Module(one_term), (input.detach(), target)).module()
+    with pytest.raises(RuntimeError, match=r"exported program has first derivatives only.*cas_ext\.cas_loss"):
+        torch.autograd.grad(program(input.requires_grad_(), target), input, create_graph=True)
 
 
 @on_real_devices
@@ -238,6 +294,22 @@ def test_operator_keeps_its_contract_with_pytorch(device, name, activation, dtyp
     operator = getattr(torch.ops.cas_ext, name).default
     arguments = operator_arguments(device, dtype, layout, cas_ext.ops.ACTIVATIONS[activation])
     torch.library.opcheck(operator, arguments[name])
+
+
+@on_real_devices
+@pytest.mark.parametrize("name", ["accumulate", "finalise"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_operator_keeps_its_contract_with_a_gradient(device, name, dtype):
+    first, *others = operator_arguments(device, dtype, "contiguous", 0)[name]
+    if name == "accumulate":
+        # Not test_aot_dispatch_dynamic: it adds all outputs up, and fails to add doubles to the int64 counts.
+        checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+        arguments = (first.requires_grad_(), *others)
+        return torch.library.opcheck(torch.ops.cas_ext.accumulate.default, arguments, test_utils=checks)
+    mean, scatter, *others = others
+    torch.library.opcheck(
+        torch.ops.cas_ext.finalise.default, (first, mean.requires_grad_(), scatter.requires_grad_(), *others)
+    )
 
 
 @on_real_devices

@@ -13,10 +13,10 @@
 namespace cas_ext::cpu {
 namespace CAS_ISA {
 
-constexpr int64_t kShortRun = 64;  // mean run length (pixels) below which rows are cheaper, and for few channels:
+constexpr int64_t kShortRun = 24;  // mean run length (pixels) below which rows are cheaper, and for few channels:
 constexpr int64_t kShortRunOfFew = 12;
 static_assert(kShortRunOfFew >= kShortestRun);
-constexpr int64_t kLongRunOfTwo = 256;    // mean run length below which two regions are cheaper to mask
+constexpr int64_t kLongRunOfTwo = 64;     // mean run length below which two regions are cheaper to mask
 constexpr int64_t kTurnedPixels = 32;     // that become rows at a time
 constexpr int64_t kTurnedChannels = 128;  // at a time: with the pixels 16 KB, in L1
 
@@ -78,38 +78,48 @@ class Chunk {
 
  private:
   void add_runs(const Tile& tile, const scalar_t* s) {
-    const int64_t chains = strides_.interleaved && !packed_ ? kChains : packed_ ? L : kChains * L;
+    const int64_t chains = strides_.interleaved && !packed_ ? kChains : L;
     const int64_t limit = chains * kAdditions;
     for_each_run(tile, [&](int32_t i, int64_t first, int64_t length) {
       if (i == kIgnored) return;
-      const scalar_t* run = s + first * strides_.pixel;
-      for (int64_t pixels; length > 0; length -= pixels, run += pixels * strides_.pixel) {
+      const int64_t end = first + length;
+      for (int64_t x = first, pixels; x < end; x += pixels) {
+        const scalar_t* run = s + x * strides_.pixel;
         t_.aim(i, run, strides_.channel);
-        pixels = std::min({length, limit, t_.longest(i)});
-        add_segment(run, pixels, t_.pilot(i), t_.squares(i));
+        pixels = std::min({end - x, limit, t_.longest(i)});
+        tile.size < L ? add_pixels(run, pixels, t_.pilot(i), t_.squares(i))
+                      : add_segment(run, pixels, tile.size - x, t_.pilot(i), t_.squares(i));
+        for (int64_t m = M_; m < t_.padded; ++m) t_.part[m] = 0;
         t_.merge(i, pixels);
       }
     });
   }
 
-  // Sums pixels of one region into t_.part.
-  void add_segment(const scalar_t* s, int64_t pixels, const acc_t* center, double* square) {
+  // Sums pixels of one region into t_.part. Their tile has L pixels at least, `left` of them from s on.
+  void add_segment(const scalar_t* s, int64_t pixels, int64_t left, const acc_t* center, double* square) {
     if (packed_) {
-      visit_few(M_,
-                [&](auto M) { sum_packed<M.value, false>(s, nullptr, pixels, 0, pixels, center, t_.part, square); });
-    } else if (strides_.interleaved && M_ >= kPad) {
-      sum_pixels(s, pixels, strides_.pixel, M_, center, t_.part, square);
-    } else if (strides_.interleaved) {
-      for (int64_t m = 0; m < M_; ++m) {
-        t_.part[m] = 0;
-        for (int64_t x = 0; x < pixels; ++x) add_one(s[x * strides_.pixel + m], center[m], t_.part[m], square[m]);
-      }
-    } else {
-      for (int64_t m = 0; m < M_; ++m) {
-        t_.part[m] = sum_plane(s + m * strides_.channel, pixels, center[m], square);
+      return visit_few(M_, [&](auto M) { sum_packed<M.value>(s, pixels, left, center, t_.part, square); });
+    }
+    if (strides_.interleaved) {
+      return M_ < kPad ? add_pixels(s, pixels, center, square)
+                       : sum_pixels(s, pixels, strides_.pixel, M_, center, t_.part, square);
+    }
+    for (int64_t m = 0; m < M_;) {
+      visit_count<kGroup>(M_ - m, [&](auto K) {
+        sum_planes<K.value>(s + m * strides_.channel, strides_.channel, pixels, left, center + m, t_.part + m, square);
+        m += K.value;
+      });
+    }
+  }
+
+  // The same one by one.
+  void add_pixels(const scalar_t* s, int64_t pixels, const acc_t* center, double* square) {
+    for (int64_t m = 0; m < M_; ++m) {
+      t_.part[m] = 0;
+      for (int64_t x = 0; x < pixels; ++x) {
+        add_one(s[m * strides_.channel + x * strides_.pixel], center[m], t_.part[m], square[m % kPad]);
       }
     }
-    for (int64_t m = M_; m < t_.padded; ++m) t_.part[m] = 0;
   }
 
   // Pixels [begin, end) of the tile. Halved until no region has many more of them than its pilot was taken from.
@@ -136,8 +146,8 @@ class Chunk {
       t_.aim(region[r], s + x * strides_.pixel, strides_.channel);
       if (!packed_) continue;
       visit_few(M_, [&](auto M) {
-        sum_packed<M.value, true>(s + begin * strides_.pixel, label, end - begin, region[r], pixels[r],
-                                  t_.pilot(region[r]), t_.part, t_.squares(region[r]));
+        sum_packed_masked<M.value>(s + begin * strides_.pixel, label, end - begin, region[r], pixels[r],
+                                   t_.pilot(region[r]), t_.part, t_.squares(region[r]));
       });
       for (int64_t m = M_; m < t_.padded; ++m) t_.part[m] = 0;
       t_.merge(region[r], pixels[r]);

@@ -70,6 +70,11 @@ class Gradient {
   }
 
  private:
+  // Of float32, where gradients are written at the same rate, enough lines are in flight without being asked for.
+  CAS_HD static void ask_ahead(const scalar_t* s) {
+    if constexpr (sizeof(scalar_t) < sizeof(float)) prefetch_next_tile<L>(s);
+  }
+
   scalar_t element(int64_t i, int64_t m, scalar_t s) const {
     if (i == kIgnored) return static_cast<scalar_t>(0);
     const int64_t im = i * M_ + m;
@@ -92,7 +97,7 @@ class Gradient {
           return;
         }
         for (; x + L <= end; x += L) {
-          prefetch_next_tile<L>(s + x);
+          ask_ahead(s + x);
           eight(x);
         }
         if (x < end) eight(end - L);  // some pixels twice, with the same values
@@ -119,7 +124,7 @@ class Gradient {
           its_center = here ? center[r] : its_center;
           its_offset = here ? offset[r] : its_offset;
         }
-        prefetch_next_tile<L>(s + x);
+        ask_ahead(s + x);
         const V value = gradient_element(weight, its_scale, its_center, its_offset, load_acc<L>(s + x));
         store_acc<L>(g + x, members<acc_t>(tile.label + x, kIgnored) ? V{} : value);
       }

@@ -206,6 +206,17 @@ CAS_HD double sum_eight(const double* v) { return ((v[0] + v[4]) + (v[2] + v[6])
 
 template <class acc_t, int lanes>
 CAS_HD double sum_lanes(Vec<acc_t, lanes> v) {
+#if CAS_X86_LEVEL >= 4  // the same order, in registers
+  if constexpr (std::is_same_v<acc_t, float> && lanes == 16) {
+    const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256((__m512)v));
+    return sum_lanes<double, 8>((Vec<double, 8>)(low + _mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)v, 1))));
+  }
+  if constexpr (std::is_same_v<acc_t, double> && lanes == 8) {
+    const __m256d four = _mm512_castpd512_pd256((__m512d)v) + _mm512_extractf64x4_pd((__m512d)v, 1);
+    const __m128d two = _mm256_castpd256_pd128(four) + _mm256_extractf128_pd(four, 1);
+    return two[0] + two[1];
+  }
+#endif
   double eight[kPad] = {};
   add_lanes<acc_t, lanes>(eight, v);
   return sum_eight(eight);

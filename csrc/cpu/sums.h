@@ -7,43 +7,43 @@
 namespace cas_ext::cpu {
 namespace CAS_ISA {
 
-// One channel of a planar segment: returns the sum, adds the squares to eight doubles.
-template <class scalar_t>
-inline double sum_plane(const scalar_t* s, int64_t pixels, AccOf<scalar_t> center, double* square) {
+constexpr int kGroup = 4;  // planes that are summed together
+
+// K channels of a planar segment: writes their sums, adds their squares to eight doubles. The segment lies in a tile of
+// at least kLanes pixels, `left` of which are left from s on.
+template <int K, class scalar_t>
+inline void sum_planes(const scalar_t* s, int64_t stride, int64_t pixels, int64_t left, const AccOf<scalar_t>* center,
+                       double* sum, double* square) {
   using acc_t = AccOf<scalar_t>;
   constexpr int L = kLanes<acc_t>;
   using V = Vec<acc_t>;
-  const V c = splat(center);
-  double tail = 0;
-  if (pixels < L) {
-    for (int64_t x = 0; x < pixels; ++x) add_one(s[x], center, tail, square[x % kPad]);
-    return tail;
-  }
-  Total<scalar_t> sum[kChains];
-  V squares[kChains] = {};
+  V c[K], squares[K] = {};
+  Total<scalar_t> sums[K];
+  for (int k = 0; k < K; ++k) c[k] = splat(center[k]);
   int64_t x = 0;
-  for (; x + kChains * L <= pixels; x += kChains * L) {
-    prefetch_next_tile<kChains * L>(s + x);
-    for (int k = 0; k < kChains; ++k) {
-      const V d = load_acc<L>(s + x + k * L) - c;
-      sum[k].add(s + x + k * L, d);
+  for (; x + L <= pixels; x += L) {
+    for (int k = 0; k < K; ++k) {
+      const scalar_t* at = s + k * stride + x;
+      prefetch_next_tile<L>(at);
+      const V d = load_acc<L>(at) - c[k];
+      sums[k].add(at, d);
       squares[k] += d * d;
     }
   }
-  for (; x + L <= pixels; x += L) {
-    const V d = load_acc<L>(s + x) - c;
-    sum[0].add(s + x, d);
-    squares[0] += d * d;
+  if (x < pixels) {  // a vector that ends in the tile; what does not belong to it is dropped
+    const int64_t first = std::min(x, left - L);
+    const Mask<acc_t> fresh = lanes_from<acc_t>(x - first) & ~lanes_from<acc_t>(pixels - first);
+    for (int k = 0; k < K; ++k) {
+      const scalar_t* at = s + k * stride + first;
+      prefetch_next_tile<L>(at);
+      const V d = fresh ? load_acc<L>(at) - c[k] : V{};
+      sums[k].add(at, d, fresh);
+      squares[k] += d * d;
+    }
   }
-  if (x < pixels) {  // the last L pixels; those already added are dropped
-    const Mask<acc_t> fresh = lanes_from<acc_t>(L - (pixels - x));
-    const V d = fresh ? load_acc<L>(s + pixels - L) - c : V{};
-    sum[1].add(s + pixels - L, d, fresh);
-    squares[1] += d * d;
-  }
-  add_lanes<acc_t, L>(square, (squares[0] + squares[1]) + (squares[2] + squares[3]));
-  for (int k = 1; k < kChains; ++k) sum[0].add(sum[k]);
-  return sum[0].about(center, pixels);
+  for (int k = 1; k < K; ++k) squares[0] += squares[k];
+  add_lanes<acc_t, L>(square, squares[0]);
+  for (int k = 0; k < K; ++k) sum[k] = sums[k].about(center[k], pixels);
 }
 
 constexpr int kUnroll = 2;  // chains of sum_masked

@@ -95,6 +95,16 @@ class Total {
     }
   }
 
+  // Adds lane k to eight[k % 8].
+  CAS_HD void add_to(double* eight) const {
+    if constexpr (kWide) {
+      add_lanes<double, L / 2>(eight, sum_[0]);
+      add_lanes<double, L / 2>(eight + L / 2 % kPad, sum_[1]);
+    } else {
+      add_lanes<acc_t, L>(eight, sum_);
+    }
+  }
+
  private:
   using Double = Vec<double, kWide ? L / 2 : 1>;
   std::conditional_t<kWide, Double[2], Vec<acc_t>> sum_{};
