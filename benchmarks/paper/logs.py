@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import time
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from .errors import TrainingError
 from .models import first_line
 
 COLUMNS = ("step", "loss", "rate", "uniformer", "discriminator")
+EVENTS = "events.out.tfevents.*"
 
 
 class History:
@@ -51,6 +53,13 @@ def as_text(rows: Tensor) -> str:
     return text.getvalue()
 
 
+def wait_for_the_next_second(folder: Path) -> None:
+    """TensorBoard reads files in the order of their names, which hold the second of their start: two may not share one."""
+    started = {int(path.name.split(".")[3]) for path in folder.glob(EVENTS)}
+    while int(time.time()) in started:
+        time.sleep(0.01)
+
+
 class Logs:
     """The history as files of one folder, which is made.
 
@@ -77,9 +86,8 @@ class Logs:
         partial.write_text(",".join(COLUMNS) + "\n" + as_text(rows))
         os.replace(partial, self.table)
         self.rows = len(rows)
-        shown = len(rows) if any(folder.glob("events.out.tfevents.*")) else 0
-        self.events = SummaryWriter(str(folder), purge_step=shown)
-        self._show(rows[shown:])
+        self.writer, self.events = SummaryWriter, None
+        self._show(rows if not any(folder.glob(EVENTS)) else rows[:0])
 
     def write(self, rows: Tensor) -> None:
         """Add what is new in the history `rows`. To be called before the checkpoint of these rows is written."""
@@ -89,6 +97,12 @@ class Logs:
         self._show(new)
 
     def _show(self, rows: Tensor) -> None:
+        if not len(rows):
+            return
+        if self.events is None:
+            folder = self.table.parent
+            wait_for_the_next_second(folder)
+            self.events = self.writer(str(folder), purge_step=int(rows[0, 0]))
         for step, *values in rows.tolist():
             for name, value in zip(COLUMNS[1:], values, strict=True):
                 if value == value or name == "loss":
@@ -96,4 +110,5 @@ class Logs:
         self.events.flush()
 
     def close(self) -> None:
-        self.events.close()
+        if self.events is not None:
+            self.events.close()

@@ -175,6 +175,4 @@ def average_gradients(network: nn.Module) -> nn.Module:
     if size() == 1:
         return network
     device = next(network.parameters()).device
-    return nn.parallel.DistributedDataParallel(
-        network, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
-    )
+    return nn.parallel.DistributedDataParallel(network, device_ids=[device] if device.type == "cuda" else None)

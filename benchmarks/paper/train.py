@@ -209,6 +209,7 @@ class Run:
         }
         if parallel.is_first():
             write_atomically(state, path)
+        parallel.barrier()  # no process goes on, or ends, before the file is there
 
     def restore(self, path: Path) -> None:
         """Raises: as `checkpoint.read`."""
@@ -234,7 +235,7 @@ def start(settings: Settings, data: Labelled, checkpoint: Path | None, initial: 
     """The run, as its checkpoint has it if there is one, and the same on all processes."""
     run = Run(settings, data, initial)
     there = checkpoint is not None and checkpoint.exists()
-    mine, *others = parallel.gather({**run.identity, "checkpoint": there})
+    mine, *others = parallel.gather({**run.identity, "checkpoint found": there})
     for rank, other in enumerate(others, 1):
         if differences(other, mine):
             raise TrainingError(f"process {rank} has another run than process 0: {differences(other, mine)}")

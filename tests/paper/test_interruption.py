@@ -20,11 +20,7 @@ from .test_train import SETTINGS, STEPS, assert_same, small_data
 
 ROOT = Path(__file__).resolve().parents[2]
 CODES = replace(SETTINGS, loss="cas-mean-log")  # which also looks at the terms
-DRAWS = SETTINGS  # a loss that draws random numbers
-HOW = {  # settings, exit status, steps in the checkpoint that is left
-    "kill": (CODES, -signal.SIGKILL, 4),
-    "ctrl-c": (DRAWS, -signal.SIGINT, 7),
-}
+HOW = {"kill": (-signal.SIGKILL, 4), "ctrl-c": (-signal.SIGINT, 7)}  # exit status, steps in the checkpoint that is left
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -52,23 +48,23 @@ def main(how: str, folder: Path) -> None:
         torch.save = die
     else:
         torch.optim.Adam.step = interrupt
-    train.train(HOW[how][0], small_data(), folder / "run.pt", logs=folder / "logs")
+    train.train(CODES, small_data(), folder / "run.pt", logs=folder / "logs")
 
 
 @pytest.mark.parametrize("how", HOW)
 def test_an_interrupted_run_ends_as_if_it_had_not_been(how: str, tmp_path: Path) -> None:
-    settings, status, done = HOW[how]
+    status, done = HOW[how]
     command = [sys.executable, "-m", "tests.paper.test_interruption", how, str(tmp_path)]
     process = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
     assert process.returncode == status, process.stderr
     checkpoint = tmp_path / "run.pt"
     said = [line for line in process.stderr.splitlines() if "stopped" in line]
-    assert said == ([] if how == "kill" else [f"triplet: stopped after step 7 of 12; saved in {checkpoint}"])
+    assert said == ([] if how == "kill" else [f"cas-mean-log: stopped after step 7 of 12; saved in {checkpoint}"])
     assert torch.load(checkpoint, weights_only=True)["step"] == done
 
-    whole = train.train(settings, small_data(), tmp_path / "whole.pt", logs=tmp_path / "whole")
+    whole = train.train(CODES, small_data(), tmp_path / "whole.pt", logs=tmp_path / "whole")
     for _ in range(2):  # a finished run is only read
-        resumed = train.train(settings, small_data(), checkpoint, logs=tmp_path / "logs")
+        resumed = train.train(CODES, small_data(), checkpoint, logs=tmp_path / "logs")
         assert_same(resumed, whole)
         assert len(resumed.losses) == STEPS
         text = (tmp_path / "logs" / "metrics.csv").read_text()
@@ -90,6 +86,7 @@ def in_step(number: int, what, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_sigterm_ends_the_run_after_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint, before = tmp_path / "run.pt", signal.getsignal(signal.SIGTERM)
+    assert SETTINGS.loss == "triplet"  # which draws random numbers: the checkpoint holds those as well
     in_step(5, lambda: signal.raise_signal(signal.SIGTERM), monkeypatch)
     with pytest.raises(SystemExit) as caught:
         train.train(SETTINGS, small_data(), checkpoint)

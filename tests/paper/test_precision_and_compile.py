@@ -20,7 +20,7 @@ from .test_interruption import in_step
 from .test_train import assert_same, small_data
 
 SETTINGS = Settings(loss="cas-mean-log", steps=6, batch=2, terms_every=2)
-FLOAT16 = replace(SETTINGS, amp="float16")
+FLOAT16 = replace(SETTINGS, steps=4, amp="float16")
 
 
 @pytest.fixture
@@ -64,14 +64,15 @@ def test_a_compiled_run_goes_on_compiled_and_not_otherwise(
         train.train(SETTINGS, small_data(), tmp_path / "run.pt")
 
 
-def test_many_compiled_runs_are_all_compiled(backend: CompileCounterWithBackend) -> None:
-    counts = []
-    for seed in range(torch._dynamo.config.recompile_limit + 2):
-        train.train(replace(SETTINGS, steps=1, seed=seed, compile=True), small_data())
+def test_the_runs_before_do_not_decide_how_one_is_compiled(backend: CompileCounterWithBackend) -> None:
+    counts = [0]
+    for outputs in (2, 3, 2):  # of which PyTorch would make one graph for any number
+        train.train(replace(SETTINGS, steps=1, outputs=outputs, compile=True), small_data())
         counts.append(backend.frame_count)
-    assert {after - before for before, after in zip(counts, counts[1:], strict=False)} == {counts[0]}
+    assert counts == [0, counts[1], 2 * counts[1], 3 * counts[1]]
 
 
+@pytest.mark.slow  # half a minute of g++
 def test_inductor_trains_alike() -> None:
     settings = replace(SETTINGS, steps=2)
     plain, compiled = (train.train(replace(settings, compile=value), small_data()) for value in (False, True))
@@ -105,7 +106,9 @@ def test_amp_by_flag_and_by_name_are_one_run() -> None:
 
 
 def test_float16_is_refused_on_the_cpu() -> None:
-    with pytest.raises(TrainingError, match="^amp float16 needs a CUDA device, got cpu; bfloat16 runs on every device$"):
+    with pytest.raises(
+        TrainingError, match=r"^amp float16 needs a CUDA device, got cpu; bfloat16 runs on every device$"
+    ):
         train.train(FLOAT16, small_data())
 
 
@@ -116,7 +119,7 @@ def test_the_scale_of_gradients_is_in_the_checkpoint(tmp_path: Path, monkeypatch
     whole = train.train(FLOAT16, small_data(), tmp_path / "whole.pt")
     assert_same(trained_in_two_parts(FLOAT16, tmp_path / "run.pt", monkeypatch), whole)
     one, other = (torch.load(tmp_path / name, weights_only=True)["scaler"] for name in ("run.pt", "whole.pt"))
-    assert one == other and one["scale"] == 16 * 2**3
+    assert one == other and one["scale"] == 16 * 2**2
 
 
 @on_devices("cuda")

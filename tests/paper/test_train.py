@@ -14,8 +14,8 @@ from benchmarks.paper.losses import SPECS
 from benchmarks.paper.train import Settings, TrainingError
 
 STEPS = 12
-# The triplet loss draws random numbers in every step, which a resumed run has to draw again.
 SETTINGS = Settings(loss="triplet", outputs=4, steps=STEPS, batch=2, checkpoint_every=4, terms_every=2)
+
 
 def small_data() -> Labelled:
     return scenes.salient_scenes(6, 32, "train", seed=0)
