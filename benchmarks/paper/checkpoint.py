@@ -5,14 +5,34 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from . import parallel
+from .data import Labelled
 from .errors import TrainingError
 from .models import first_line
+
+if TYPE_CHECKING:
+    from .train import Settings
+
+
+def identity_of(settings: Settings, data: Labelled, initial: dict[str, Tensor] | None) -> dict[str, Any]:
+    """What a checkpoint must share with a run to go on as it. How often it is written may change."""
+    decisive = {name: value for name, value in asdict(settings).items() if name != "checkpoint_every"}
+    return {
+        **decisive,
+        "data": data.description,
+        "images": [*data.images.shape, int(data.images.sum(dtype=torch.int64))],
+        "labels": fingerprint([data.labels]),
+        "initial": None if initial is None else fingerprint(initial.values()),
+        "device": data.images.device.type,
+        "processes": parallel.size(),
+    }
 
 
 def write_atomically(state: dict[str, Any], path: Path) -> None:

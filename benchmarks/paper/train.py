@@ -8,9 +8,8 @@ as the kernels of the device give the same bits twice: those of the CPU do.
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ import cas_ext
 from examples.demo.training import bar_interval
 
 from . import models, parallel
-from .checkpoint import differences, fingerprint, read, write_atomically
+from .checkpoint import differences, identity_of, read, write_atomically
 from .data import Labelled
 from .errors import TrainingError
 from .logs import History, Logs
@@ -81,20 +80,6 @@ class Trained:
     terms: Tensor
 
 
-def identity(settings: Settings, data: Labelled, initial: dict[str, Tensor] | None) -> dict[str, Any]:
-    """What a checkpoint must share with a run to go on as it. How often it is written may change."""
-    decisive = {name: value for name, value in asdict(settings).items() if name != "checkpoint_every"}
-    return {
-        **decisive,
-        "data": data.description,
-        "images": [*data.images.shape, int(data.images.sum(dtype=torch.int64))],
-        "labels": fingerprint([data.labels]),
-        "initial": None if initial is None else fingerprint(initial.values()),
-        "device": data.images.device.type,
-        "processes": parallel.size(),
-    }
-
-
 class Run:
     """The state of a training, as it is after a whole number of steps."""
 
@@ -129,7 +114,7 @@ class Run:
         order = torch.Generator().manual_seed(settings.seed)
         batches = torch.randint(len(data), (settings.steps, settings.batch), generator=order)
         self.batches = parallel.share(batches.T).T.to(self.device)  # (steps, this process's images)
-        self.identity = identity(settings, data, initial)
+        self.identity = identity_of(settings, data, initial)
         self.step = 0
         self.history = History()
 
@@ -228,7 +213,7 @@ class Run:
     def trained(self) -> Trained:
         rows = self.history.drain()
         looks = rows[~rows[:, 3].isnan()]
-        return Trained(self.network.eval(), rows[:, 1], looks[:, [0, 3, 4]])
+        return Trained(self.network.eval(), rows[:, 1].clone(), looks[:, [0, 3, 4]])
 
 
 def start(settings: Settings, data: Labelled, checkpoint: Path | None, initial: dict[str, Tensor] | None) -> Run:
@@ -284,7 +269,7 @@ def train(
             disable=not parallel.is_first(),
         ) as bar,
     ):
-        signal = stop.requested()
+        signal = 0
         while run.step < settings.steps and not signal:
             run.advance()
             bar.update()

@@ -118,6 +118,19 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step(tmp_path: Path, monkeypatch:
     assert torch.load(tmp_path / "run.pt", weights_only=True)["step"] == 4
 
 
+def test_under_torchrun_a_signal_may_come_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "any")
+
+    def twice() -> None:  # from the terminal, and passed on by torchrun
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    in_step(6, twice, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(SETTINGS, small_data(), tmp_path / "run.pt")
+    assert torch.load(tmp_path / "run.pt", weights_only=True)["step"] == 7
+
+
 def test_an_ignored_ctrl_c_stays_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
     in_step(1, lambda: signal.raise_signal(signal.SIGINT), monkeypatch)
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as for `nohup` and `&` in scripts
