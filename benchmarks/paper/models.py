@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import shorten
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,11 @@ from examples.demo.network import SmallFCN
 
 TORCHVISION = ("fcn_resnet101", "deeplabv3_resnet101")
 MODELS = ("small", *TORCHVISION)
+SMALLEST_BATCH = {
+    "deeplabv3_resnet101": 2
+}  # images: it normalises pooled features, of which an image has one a channel
+
+REASON_LENGTH = 160  # characters of a message that may list all parameters
 
 
 class ModelError(Exception):
@@ -65,8 +71,23 @@ def build(name: str, channels: int, outputs: int, weights: Path | None = None) -
         raise ValueError(f"build: channels must be 1 or 3 for {name}, got {channels}")
     network = SmallFCN(channels, outputs) if name == "small" else _from_torchvision(name, outputs)
     if weights is not None:
+        refusal = f"{weights}: holds no weights for {name}"
         try:
-            network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-        except Exception as error:  # unpickling and loading raise half a dozen types
-            raise ModelError(f"{weights}: holds no weights for {name} ({first_line(error)})") from error
+            state = torch.load(weights, map_location="cpu", weights_only=True)
+        except Exception as error:  # unpickling raises half a dozen types
+            raise ModelError(f"{refusal} ({first_line(error)})") from error
+        load(network, state, refusal)
     return network
+
+
+def load(network: nn.Module, state: dict[str, Tensor], refusal: str) -> None:
+    """Give the network the weights of a state dict.
+
+    Raises:
+        ModelError: `refusal` and the reason, for anything but a state dict of such a network.
+    """
+    try:
+        network.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        reason = " ".join(str(error).splitlines()[:2])  # all that follow name further parameters
+        raise ModelError(f"{refusal} ({shorten(reason, REASON_LENGTH)})") from error
