@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 MAX_SAMPLES = 2000  # pixels that a clustering sees; the others join what is nearest
-SHIFTED = 64  # samples from which mean shift sets out; all samples pull
+SHIFTED = 32  # samples from which mean shift sets out; all samples pull
 MAX_CLUSTERS = 64  # that `thresholding` looks for
 MAX_SHIFTS = 20  # of one centre; it stands still earlier, as a rule
 NOISE = -1  # DBSCAN's label of pixels that belong to no cluster

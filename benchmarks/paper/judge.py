@@ -31,7 +31,7 @@ REFERENCE_PIXELS = 64 * 64
 # Radii that are tried, as shares of the embedding's deviation within an image.
 RADII = {"thresholding": (0.35, 0.5, 0.7, 0.9), "mean shift": (0.5, 0.7), "dbscan": (0.07, 0.1, 0.13)}
 CLUSTERINGS = {"thresholding": decode.thresholding, "mean shift": decode.mean_shift, "dbscan": decode.dbscan}
-SAMPLE = 24  # validation images on which decoders are compared, for every loss alike
+SAMPLE = 16  # validation images on which decoders are compared, for every loss alike
 
 Scores = dict[str, object]
 
