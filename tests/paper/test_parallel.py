@@ -132,6 +132,25 @@ def test_two_processes_train_as_one_does(loss: str, results: list[dict]) -> None
     assert_near(results[0][loss], alone(loss=loss), TOLERANCE)
 
 
+def test_shared_batch_normalisation_is_pytorchs() -> None:
+    """With one process; what several add to it, the tests above see."""
+    torch.manual_seed(0)
+    ours, theirs = (kind(3) for kind in (parallel.SharedBatchNorm, torch.nn.BatchNorm2d))
+    for network in (ours, theirs):
+        torch.nn.init.constant_(network.weight, 0.7)
+        torch.nn.init.constant_(network.bias, -0.2)
+    found = []
+    for network in (ours, theirs):
+        images = torch.linspace(-1, 3, 2 * 3 * 2 * 2).reshape(2, 3, 2, 2).requires_grad_()
+        for _ in range(3):
+            output = network(images)
+        gradients = torch.autograd.grad(output.pow(3).sum(), [images, *network.parameters()])
+        evaluated = network.eval()(images)
+        found.append([output, *gradients, evaluated, *network.state_dict().values()])
+    for mine, expected in zip(*found, strict=True):
+        torch.testing.assert_close(mine, expected, atol=1e-5, rtol=1e-5)
+
+
 def test_half_precision_in_parallel(results: list[dict]) -> None:
     assert_near(results[0]["bfloat16"], alone(amp=True), 0.02)
 
