@@ -6,7 +6,8 @@
     texture         Table 4: textures with arbitrary region ids
     quote           prints the paper's own numbers
 
-A command that was killed goes on when it is given again.
+A command that was killed goes on when it is given again. `torchrun --nproc_per_node 2 -m benchmarks.paper ...` trains each
+network with several processes, or GPUs.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ DEFAULTS = {
 
 def parser() -> argparse.ArgumentParser:
     from .models import MODELS
+    from .train import PRECISIONS
 
     top = argparse.ArgumentParser(
         prog="python -m benchmarks.paper", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -89,8 +91,13 @@ def parser() -> argparse.ArgumentParser:
         one.add_argument("--images", type=int, help=f"generated to train on (default: {IMAGES}); not with --data")
         one.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train")
         one.add_argument("--workers", type=int, help="trainings at a time (default: one a core, 1 on a GPU)")
-        one.add_argument("--amp", action="store_true", help="forward pass in bfloat16")
-        one.add_argument("--compile", action="store_true", help="torch.compile the network")
+        one.add_argument(
+            "--amp",
+            choices=tuple(PRECISIONS),
+            default="off",
+            help="precision of the forward pass; float16 on a GPU only",
+        )
+        one.add_argument("--compile", action="store_true", help="network and loss by torch.compile")
     commands.add_parser("quote")
     return top
 
@@ -112,6 +119,8 @@ def check(options: argparse.Namespace, fail: argparse.ArgumentParser) -> None:
         value = getattr(options, name)
         if value is not None and value < least:
             fail.error(f"argument --{name}: expected at least {least}, got {value}")
+    if options.workers is not None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        fail.error("argument --workers: expected without torchrun, whose processes train one network together")
     if not options.rate > 0:
         fail.error(f"argument --rate: expected more than 0, got {options.rate}")
     for name in ("loss", "seeds", "noise", "outputs"):
@@ -154,7 +163,7 @@ def run(options: argparse.Namespace) -> None:
     """Train, score and report."""
     from examples.demo.__main__ import choose_device
 
-    from . import report
+    from . import parallel, report
     from .options import Options
     from .results import execute
 
@@ -165,14 +174,17 @@ def run(options: argparse.Namespace) -> None:
         compile=options.compile, outputs=tuple(getattr(options, "outputs", ())),
     )  # fmt: skip
     runs = options.runs or options.out / "runs"
-    with ExitStack() as locks:
-        for folder in dict.fromkeys((options.out.resolve(), runs.resolve())):
-            locks.enter_context(only_one(folder))
-        device = choose_device(options.device)
+    with ExitStack() as stack:
+        device = stack.enter_context(parallel.processes(choose_device(options.device)))
+        if parallel.is_first():
+            for folder in dict.fromkeys((options.out.resolve(), runs.resolve())):
+                stack.enter_context(only_one(folder))
+        parallel.barrier()
         workers = options.workers or (min(cores(), MAX_WORKERS) if device.type == "cpu" else 1)
         content, plan = execute(asked, runs, options.out, device, workers)
-        path = report.write(content, plan, runs, options.out, device)
-    print(f"{report.body(content)}\nReport: {path}")
+        if parallel.is_first():
+            path = report.write(content, plan, runs, options.out, device)
+            print(f"{report.body(content)}\nReport: {path}")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -1,6 +1,7 @@
 """One training with its scores, in a folder of its own, which a kill does not harm.
 
 OUT/runs/NAME/checkpoint.pt   while it trains (train.py)
+OUT/runs/NAME/logs            metrics.csv and TensorBoard's events, step by step
 OUT/runs/NAME/weights.pt      afterwards: a state dict, as --weights takes it
 OUT/runs/NAME/pictures.npy    what is drawn
 OUT/runs/NAME/result.json     written last: with it, the run is done and is not repeated
@@ -21,13 +22,14 @@ from torch import nn
 
 import cas_ext
 
-from . import models
+from . import models, parallel
+from .checkpoint import write_atomically
 from .data import Labelled
 from .judge import JUDGES
 from .sources import Source, load
-from .train import Settings, Trained, train, write_atomically
+from .train import Settings, Trained, train
 
-CHECKPOINT, WEIGHTS, PICTURES, RESULT = "checkpoint.pt", "weights.pt", "pictures.npy", "result.json"
+CHECKPOINT, LOGS, WEIGHTS, PICTURES, RESULT = "checkpoint.pt", "logs", "weights.pt", "pictures.npy", "result.json"
 CURVE_DIGITS = 5
 
 
@@ -125,11 +127,12 @@ def _train(job: Job, runs: Path, data: Labelled) -> Trained:
         return Trained(network, torch.empty(0), torch.empty(0, 3))
     first = job.weights if job.initial is None else runs / job.initial / WEIGHTS
     initial = None if first is None else _network_of(job, Path(first), channels).state_dict()
-    return train(job.settings, data, job.folder(runs) / CHECKPOINT, initial)
+    folder = job.folder(runs)
+    return train(job.settings, data, folder / CHECKPOINT, initial, folder / LOGS)
 
 
 def run(job: Job, runs: Path, device: torch.device) -> dict[str, Any]:
-    """Train, score and write; a run that is done is only read.
+    """Train, score and write; a run that is done is only read. Processes of torchrun train together, and the first does the rest.
 
     Raises: JobError, TrainingError, ModelError, DataError, ValueError: as the parts.
     """
@@ -140,10 +143,12 @@ def run(job: Job, runs: Path, device: torch.device) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     splits = load(job.source, device)
     trained = _train(job, runs, splits.train)
-    judged = JUDGES[job.judge](trained.network, job.settings.loss, splits)
-    write_atomically(trained.network.state_dict(), folder / WEIGHTS)
-    np.save(folder / PICTURES, judged.pictures)
-    result = {"identity": job.identity(), "scores": judged.scores, "curves": curves(trained)}
-    write_text(folder / RESULT, json.dumps(result, indent=1, allow_nan=False) + "\n")
-    (folder / CHECKPOINT).unlink(missing_ok=True)
-    return result
+    if parallel.is_first():
+        judged = JUDGES[job.judge](trained.network, job.settings.loss, splits)
+        write_atomically(trained.network.state_dict(), folder / WEIGHTS)
+        np.save(folder / PICTURES, judged.pictures)
+        result = {"identity": job.identity(), "scores": judged.scores, "curves": curves(trained)}
+        write_text(folder / RESULT, json.dumps(result, indent=1, allow_nan=False) + "\n")
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+    parallel.barrier()
+    return finished(job, runs) or {}

@@ -31,15 +31,14 @@ class Options:
     outputs: tuple[int, ...] = ()
     data: Path | None = None
     weights: Path | None = None
-    amp: bool = False
+    amp: str = "off"
     compile: bool = False
 
     def settings(self, loss: str, outputs: int, seed: int) -> Settings:
         """The settings of a training."""
-        compiled: dict[str, Any] = {"compile": True} if self.compile else {}
         return Settings(
             model=self.model, loss=loss, outputs=outputs, steps=self.steps, batch=self.batch, rate=self.rate, seed=seed,
-            amp=self.amp, **compiled,
+            amp=self.amp, compile=self.compile,
         )  # fmt: skip
 
     def source(self, kind: str, seed: int, noise: float = 0.0) -> Source:

@@ -1,4 +1,4 @@
-"""Runs side by side in processes of one thread each, under one progress bar.
+"""Runs side by side in processes of one thread each, under one progress bar; or one after the other by torchrun's processes.
 
 A worker ends with its parent, whatever ends that: two programs never write the same checkpoint.
 """
@@ -23,9 +23,10 @@ from tqdm import tqdm
 from examples.demo.data import DemoError
 from examples.demo.training import bar_interval
 
+from . import parallel
+from .errors import TrainingError
 from .jobs import Job, JobError, finished, run
 from .models import ModelError
-from .train import TrainingError
 
 USER_ERRORS = (JobError, TrainingError, ModelError, DemoError, OSError)
 Results = dict[str, dict[str, Any]]
@@ -141,3 +142,28 @@ class Pool:
                 bar.update()
                 if waiting:
                     give(channel)
+
+
+class Together:
+    """The processes of torchrun: each trains on its share of every batch of every run."""
+
+    def __init__(self, runs: Path, device: torch.device) -> None:
+        self.runs, self.device = runs, device
+
+    def __enter__(self) -> Together:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def results(self, jobs: Sequence[Job], title: str) -> Results:
+        """As `Pool.results`; all processes call it alike.
+
+        Raises: as `run`.
+        """
+        found = {}
+        for number, job in enumerate(jobs, 1):
+            if parallel.is_first():
+                print(f"{title}: run {number} of {len(jobs)}, {job.name}", file=sys.stderr)
+            found[job.name] = run(job, self.runs, self.device)
+        return found

@@ -12,10 +12,11 @@ import torch
 
 from benchmarks import machine
 
+from . import parallel
 from .experiments import EXPERIMENTS, Experiment, Plan
 from .jobs import Job, write_text
 from .options import Options
-from .pool import Pool, Results
+from .pool import Pool, Results, Together
 from .report import RESULTS
 from .sources import load
 
@@ -23,7 +24,7 @@ LIBRARIES = ("numpy", "scipy", "scikit-image", "scikit-learn", "pysodmetrics", "
 DIGITS, CURVE_DIGITS = 6, 4
 
 
-def gather(experiment: Experiment, pool: Pool, title: str) -> tuple[Plan, Results]:
+def gather(experiment: Experiment, pool: Pool | Together, title: str) -> tuple[Plan, Results]:
     """Run an experiment's lists of runs one after the other; its plan, and the results of all runs by name."""
     everything: Results = {}
     stage = 1
@@ -117,8 +118,9 @@ def as_json(content: dict[str, Any]) -> str:
 
 def execute(options: Options, runs: Path, out: Path, device: torch.device, workers: int) -> tuple[dict[str, Any], Plan]:
     """Run a command and write OUT/results.json; returns its content and the plan."""
-    with Pool(runs, device, workers) as pool:
+    with Pool(runs, device, workers) if parallel.size() == 1 else Together(runs, device) as pool:
         plan, results = gather(EXPERIMENTS[options.command](options), pool, options.command)
     content = json.loads(as_json(rounded(collect(options, plan, results, device))))  # as a reader of the file has it
-    write_text(out / RESULTS, as_json(content))
+    if parallel.is_first():
+        write_text(out / RESULTS, as_json(content))
     return content, plan

@@ -113,6 +113,24 @@ def test_a_killed_command_ends_as_if_it_had_not_been_killed(whole: Path, tmp_pat
         assert (tmp_path / name).read_bytes() == (whole / name).read_bytes(), name
 
 
+def test_torchrun_trains_each_network_with_all_its_processes(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"),
+            *("-m", "benchmarks.paper", *TINY, "--steps", "4", "--seeds", "0", "--out", str(tmp_path)),
+        ],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    output = finish(process)
+    assert output.count("run 2 of 2, salient/noise-0.5/cas-ordered-sqeuclidean-2/seed-0") == 1, output
+    assert output.count("Report: ") == 1, output
+    content = json.loads((tmp_path / "results.json").read_text())
+    assert [run["method"] for run in content["runs"]] == ["ce", "cas-ordered-sqeuclidean"]
+    rows = (tmp_path / "runs/salient/noise-0.5/ce-2/seed-0/logs/metrics.csv").read_text().splitlines()
+    assert len(rows) == 1 + 4
+
+
 def call(arguments: list[str], capsys: pytest.CaptureFixture) -> tuple[int, str]:
     """Exit status and the last line of stderr of a call in this process."""
     try:
