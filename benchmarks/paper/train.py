@@ -266,7 +266,7 @@ def train(
             unit="step",
             mininterval=bar_interval(),
             file=sys.stderr,
-            disable=not parallel.is_first(),
+            **({} if parallel.is_first() else {"disable": True}),  # given a value, tqdm would not ask TQDM_DISABLE
         ) as bar,
     ):
         signal = 0

@@ -191,7 +191,7 @@ def test_results_of_other_settings_are_refused(whole: Path, tmp_path: Path, caps
     status, line = call([*TINY, "--out", str(tmp_path / "out"), "--rate", "0.001"], capsys)
     assert (
         status == 2
-        and "is the result of another run: settings.rate 0.003, not 0.001; give another --out or --runs" in line
+        and "is the result of another run: settings.rate 0.01, not 0.001; give another --out or --runs" in line
     )
 
 
