@@ -93,6 +93,10 @@ def main(arguments: list[str] | None = None) -> int:
         except JobError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
+    for command in report.TITLES:  # a function of the results, so that its words can change without new ones
+        results = COMMITTED / command / report.RESULTS
+        if results.exists():
+            results.with_name(report.REPORT).write_text(report.whole(digests.load(results)))
     PAGE.write_text(renewed(PAGE.read_text(), COMMITTED))
     return 0
 

@@ -71,7 +71,7 @@ def test_spread_is_mean_and_sample_deviation() -> None:
 def test_low_fidelity_shows_ours_beside_the_papers() -> None:
     text = report.text(low_fidelity())
     assert "**Synthetic analogue.**" in text
-    assert "| ce | 0.970 ± 0.007 | 0.100 ± 0.007 |" in text
+    assert "| ce | 0.970 ± 0.007 / 0.980 ± 0.007 | 0.100 ± 0.007 / 0.110 ± 0.007 |" in text
     assert "| cace | 0.950 ± 0.007 | 0.125 ± 0.000 | .872 / .076 |" in text
     assert f"| {PRINTED} | 0.960 ± 0.007 | 0.125 ± 0.000 | .920 / .038 |" in text
 
@@ -175,6 +175,10 @@ def test_stale_pages_reports_and_figures_are_found(tmp_path: Path, monkeypatch, 
     for name in ("part on texture", "texture/curves.svg", "texture/pictures.png", "texture/report.md"):
         assert name in found
     assert "multi-region" not in found
+    assert page.main([]) == 0 and "± 0.007" in path.read_text()
+    capsys.readouterr()
+    assert page.main(["--check"]) == 1  # figures are drawn with the results, not here
+    assert "texture/report.md" not in capsys.readouterr().out
     path.write_text(text.replace("0.960", "0.990"))
     assert page.main(["--check"]) == 1 and "part on low-fidelity" in capsys.readouterr().out
 
