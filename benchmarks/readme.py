@@ -26,7 +26,7 @@ HEADER = "| case | input | regions | forward | backward | share of bandwidth | c
 
 def section(results: Path) -> str:
     """The text between the markers: a table and the figures of every results file."""
-    files = sorted(results.glob("*.json"))
+    files = sorted(results.glob("*.json"), key=lambda path: path.stem)
     if not files:
         return "No results are committed yet: `python -m benchmarks.speed` makes them.\n"
     return "\n".join(_of_file(path, report.load(path)) for path in files)
@@ -40,32 +40,44 @@ def _of_file(path: Path, result: dict) -> str:
         f"**{result['device']}**{threads}: {read:.0f} GB/s read, {copy:.0f} GB/s copied{scaled}. "
         f"torch {result['torch']}, {result['date'][:10]}, commit {(result['commit'] or 'unknown')[:10]}.",
         "",
-        HEADER,
-        "|---" * (HEADER.count("|") - 1) + "|",
     ]
     found = groups(row for row in result["rows"] if row["sweep"] is None)
-    base = next(iter(found), None)
-    for key, group in found.items():
-        if key[2:4] == base[2:4] and key[5] == base[5] and (OURS, "both") in group:
-            small = key[4] != "int64" or base[4] == "int64"
-            if small:
-                lines.append("| " + " | ".join(_cells(key, group, result["device_type"])) + " |")
-    complete = [group for group in found.values() if (OURS, "both") in group]
-    met = sum(not missed(group, result["device_type"]) for group in complete)
-    name = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
-    lines += [
-        "",
-        f"{', '.join(base[i] for i in (2, 3, 5)) if base else ''}; `compiled` and `eager`: how many times faster than "
-        "the best compiled and the best eager PyTorch, forward and backward together; error: against float64. "
-        f"{met} of all {len(complete)} settings meet every target measured there; "
-        f"`python -m benchmarks.report {name}` lists them.",
-        "",
-    ]
+    if found:
+        lines += _table(path, result["device_type"], found)
+    second = path.parent / "second-run" / path.name
+    if second.exists():
+        agreement = report.compare(result, report.load(second))[0].splitlines()[0]
+        lines += [
+            f"How noisy the machine is, by a second run of a part of it: {agreement} (times over those of cas_ext).",
+            "",
+        ]
     for figure, text in FIGURES.items():
         image = figure_path(path, figure)
         if image.exists():
             lines.append(f"![{text}]({image.relative_to(ROOT) if image.is_relative_to(ROOT) else image})")
     return "\n".join(lines) + "\n"
+
+
+def _table(path: Path, device_type: str, found: dict[tuple, Group]) -> list[str]:
+    """The settings that differ from the first one in their case alone, and how many of all meet the targets."""
+    lines = [HEADER, "|---" * (HEADER.count("|") - 1) + "|"]
+    base = next(iter(found))
+    for key, group in found.items():
+        small = key[4] != "int64" or base[4] == "int64"
+        if key[2:4] == base[2:4] and key[5] == base[5] and small and (OURS, "both") in group:
+            lines.append("| " + " | ".join(_cells(key, group, device_type)) + " |")
+    complete = [group for group in found.values() if (OURS, "both") in group]
+    met = sum(not missed(group, device_type) for group in complete)
+    name = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+    return [
+        *lines,
+        "",
+        f"{', '.join(base[i] for i in (2, 3, 5))}; `compiled` and `eager`: how many times faster than "
+        "the best compiled and the best eager PyTorch, forward and backward together; error: against float64. "
+        f"{met} of all {len(complete)} settings meet every target measured there; "
+        f"`python -m benchmarks.report {name}` lists them.",
+        "",
+    ]
 
 
 def _cells(key: tuple, group: Group, device_type: str) -> list[str]:

@@ -118,7 +118,7 @@ def _cell(value: float | None, form: str) -> str:
 
 def summary(result: dict) -> str:
     """A line per setting: cas_ext's times and shares, ratios over the best of each kind of peer, and missed targets."""
-    ends = (result["ceilings"], result.get("ceilings_at_end"))
+    ends = (result.get("ceilings_at_start", result["ceilings"]), result.get("ceilings_at_end"))
     speeds = [f"read {c['read_gbps']:.1f} GB/s, copy {c['copy_gbps']:.1f} GB/s" for c in ends if c]
     lines = [
         f"{result['device']}, torch {result['torch']}, threads {result['threads']}, scale {result['scale']}: "

@@ -106,7 +106,8 @@ class Run:
             "last_level_cache_bytes": cache,
             "rotation_bytes": self.rotation,
             "allocator": ("keeps freed memory" if kept else "default") if self.device == "cpu" else "caching",
-            "ceilings": memory.ceilings(),
+            "ceilings": (ceilings := memory.ceilings()),
+            "ceilings_at_start": ceilings,
             "ceilings_at_end": None,
             "unavailable_peers": unavailable(options),
             "rows": [],
@@ -223,10 +224,9 @@ class Run:
             "note": note,
         }
         if timing is not None:
-            ideal_ms = 1e3 * self.ideal_seconds(setting, phase)
             row |= vars(timing)
             row["gbps"] = cases.floor_bytes(setting, phase) / timing.ms / 1e6
-            row["share_of_ceiling"] = ideal_ms / timing.ms
+            row["share_of_ceiling"] = share(row, self.result["ceilings"])
             row["rel_error"] = error if math.isfinite(error) else None
             row["peak_extra_bytes"] = peak
             if not error <= TOLERANCE[setting.dtype]:
@@ -234,16 +234,9 @@ class Run:
         self.result["rows"].append(row)
         say(report.row_line(row))
 
-    def ideal_seconds(self, setting: Setting, phase: str) -> float:
-        """The floor's bytes at the ceilings: forward only reads; backward reads and writes, like a copy."""
-        read, copy = (1e9 * self.result["ceilings"][name] for name in ("read_gbps", "copy_gbps"))
-        forward = cases.floor_bytes(setting, "forward") / read
-        backward = cases.floor_bytes(setting, "backward") / copy
-        return {"forward": forward, "backward": backward, "both": forward + backward}[phase]
-
     def finish(self) -> None:
         self.sets, self.losses = [], {}
-        self.result["ceilings_at_end"] = machine.Memory(self.device, self.rotation).ceilings()
+        settle(self.result, machine.Memory(self.device, self.rotation).ceilings())
         self.write()
 
     def write(self) -> None:
@@ -251,6 +244,27 @@ class Run:
         partial.parent.mkdir(parents=True, exist_ok=True)
         partial.write_text(json.dumps(self.result, indent=1, allow_nan=False) + "\n")
         partial.replace(self.options.out)
+
+
+def share(row: dict, ceilings: dict[str, float]) -> float:
+    """The time of the floor's bytes at the ceilings over the row's. Forward only reads; backward is like a copy."""
+    labels = "int64" if row["labels"] == "int64" else "small"
+    case = cases.Case(row["case"], tuple(row["shape"]), row["regions"], row["sweep"])
+    setting = Setting(case, row["dtype"], row["layout"], labels, row["mask"])
+    forward = cases.floor_bytes(setting, "forward") / ceilings["read_gbps"]
+    backward = cases.floor_bytes(setting, "backward") / ceilings["copy_gbps"]
+    ideal = {"forward": forward, "backward": backward, "both": forward + backward}[row["phase"]]
+    return ideal / row["ms"] / 1e6
+
+
+def settle(result: dict, at_end: dict[str, float]) -> None:
+    """All shares by the higher of the ceilings at the start and at the end: the machine has what it has shown to have."""
+    at_start = result["ceilings_at_start"]
+    result["ceilings_at_end"] = at_end
+    result["ceilings"] = {name: max(at_start[name], at_end[name]) for name in at_start}
+    for row in result["rows"]:
+        if row["ms"] is not None:
+            row["share_of_ceiling"] = share(row, result["ceilings"])
 
 
 def unavailable(options: argparse.Namespace) -> dict[str, str]:

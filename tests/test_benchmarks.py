@@ -231,6 +231,20 @@ def test_a_missed_target_is_named():
     assert "13.0x scatter_add < 14x" in report.summary(made_up(*rows))
 
 
+def test_shares_are_of_the_higher_ceiling_and_of_the_bytes_of_their_phase():
+    """40 x 256 x 256 pixels of 2 floats and a byte: 23.6 MB read, and 21.0 MB written by the backward."""
+    times = {"forward": 10.0, "backward": 20.0, "both": 30.0}
+    result = made_up(*(row("cas_ext", "ours", ms, phase) for phase, ms in times.items()))
+    result["ceilings_at_start"] = {"read_gbps": 5.0, "copy_gbps": 8.0}
+    speed.settle(result, {"read_gbps": 10.0, "copy_gbps": 4.0})
+    assert result["ceilings"] == {"read_gbps": 10.0, "copy_gbps": 8.0}
+    pixels = 40 * 256 * 256
+    forward, backward = pixels * 9 / 10e9, pixels * 17 / 8e9
+    expected = {"forward": forward / 0.010, "backward": backward / 0.020, "both": (forward + backward) / 0.030}
+    shares = {row["phase"]: row["share_of_ceiling"] for row in result["rows"]}
+    assert shares == pytest.approx(expected)
+
+
 def test_two_runs_are_compared_by_their_ratios():
     first = made_up(row("cas_ext", "ours", 1.0), row("onehot", "eager", 10.0))
     same = made_up(row("cas_ext", "ours", 2.0), row("onehot", "eager", 21.0))
