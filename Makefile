@@ -1,4 +1,4 @@
-# make demo | test | test-long | lint | gpu-check | sass | clean.  Every target sets itself up; nothing is installed outside this folder.
+# make demo | paper-cpu | test | test-long | lint | gpu-check | sass | clean.  Every target sets itself up; nothing is installed outside this folder.
 PYTHON ?= python3
 VENV ?= .venv
 # The PyTorch that is put into the environment; any version >= 2.10 works.
@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 SOURCES := setup.py pyproject.toml $(shell find csrc -type f)
 PYTEST_WORKERS ?= 2
 
-.PHONY: demo readme-figures test test-long lint format gpu-check sass clean install
+.PHONY: demo paper-cpu readme-figures test test-long lint format gpu-check sass clean install
 
 $(VENV)/torch.stamp:
 	$(PYTHON) -m venv $(VENV)
@@ -24,6 +24,10 @@ $(VENV)/demo.stamp: $(VENV)/torch.stamp examples/demo/requirements.txt
 	$(PY) -m pip install -q -r examples/demo/requirements.txt
 	touch $@
 
+$(VENV)/paper.stamp: $(VENV)/build.stamp pyproject.toml
+	$(PY) -m pip install -q --no-build-isolation -e ".[paper]"
+	touch $@
+
 $(VENV)/test.stamp: $(VENV)/build.stamp $(VENV)/demo.stamp pyproject.toml
 	$(PY) -m pip install -q --no-build-isolation -e ".[test]"
 	touch $@
@@ -36,6 +40,14 @@ install: $(VENV)/build.stamp
 
 demo: $(VENV)/build.stamp $(VENV)/demo.stamp
 	$(PY) -m examples.demo --out . $(ARGS)
+
+# The four experiments of the paper on generated images, a process a core; the same command goes on after a kill.
+# `python -m benchmarks.paper.page --from paper-cpu` puts the reports into docs/experiments.
+PAPER_OUT ?= paper-cpu
+paper-cpu: $(VENV)/paper.stamp
+	for command in low-fidelity high-fidelity multi-region texture; do \
+	  $(PY) -m benchmarks.paper $$command --device cpu --runs $(PAPER_OUT)/runs --out $(PAPER_OUT)/$$command $(ARGS) || exit $$?; \
+	done
 
 test: $(VENV)/test.stamp
 	$(PY) -m pytest -n $(PYTEST_WORKERS) $(ARGS)
@@ -59,13 +71,14 @@ OUT ?= gpu-check
 gpu-check:
 	$(PYTHON) -m benchmarks.gpu_check --out $(OUT)
 
-# README's performance section and its figures, from the files in benchmarks/results.
+# README's performance section and its figures, from the files in benchmarks/results; docs/experiments.md from docs/experiments.
 readme-figures: $(VENV)/test.stamp
 	$(PY) -m benchmarks.readme
+	$(PY) -m benchmarks.paper.page
 
 # The machine code of the CUDA kernels; needs nvcc and cuobjdump (VENV=.venv-cuda TORCH=torch==2.11.0 brings the latter).
 sass: $(VENV)/test.stamp
 	cd tests && ../$(PY) -m sass.table && ../$(PY) -m sass.cost
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info cas_ext/*.so gpu-check demo.png
+	rm -rf $(VENV) build dist *.egg-info cas_ext/*.so gpu-check paper-cpu demo.png

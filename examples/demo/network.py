@@ -10,12 +10,12 @@ DILATIONS = (1, 2, 4, 8, 1)  # at half resolution: the receptive field is 69 pix
 
 
 class SmallFCN(nn.Module):
-    """(B, channels, H, W) uint8 images -> (B, 2, H, W) logits.
+    """(B, channels, H, W) uint8 images -> (B, outputs, H, W) logits; H and W even.
 
     One convolution halves the resolution, five dilated ones look around, and a transposed one restores the resolution.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, outputs: int = 2) -> None:
         super().__init__()
         layers = [nn.Conv2d(channels, CHANNELS, 5, stride=2, padding=2), nn.ReLU(inplace=True)]
         for dilation in DILATIONS:
@@ -25,7 +25,7 @@ class SmallFCN(nn.Module):
                 nn.ReLU(inplace=True),
             ]
         self.layers = nn.Sequential(*layers)
-        self.head = nn.ConvTranspose2d(CHANNELS, 2, 4, stride=2, padding=1)
+        self.head = nn.ConvTranspose2d(CHANNELS, outputs, 4, stride=2, padding=1)
 
     def forward(self, images: Tensor) -> Tensor:
         pixels = images.float()

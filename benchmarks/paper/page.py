@@ -1,0 +1,105 @@
+"""docs/experiments.md shows the committed results of every command: the parts between its markers are written here.
+
+`python -m benchmarks.paper.page` writes them anew (`--check` only looks whether they are stale). With `--from DIR`, what
+`make paper-cpu PAPER_OUT=DIR` wrote (results.json, report.md and figures of every command) is copied to docs/experiments first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+from benchmarks import report as digests
+from benchmarks.readme import ROOT, updated
+
+from . import report
+from .jobs import JobError
+
+PAGE = ROOT / "docs" / "experiments.md"
+COMMITTED = ROOT / "docs" / "experiments"
+FILES = (report.RESULTS, report.REPORT, report.CURVES, report.PICTURES)
+
+
+def section(command: str, folder: Path) -> str:
+    """The part of the page on one command."""
+    path = folder / command / report.RESULTS
+    if not path.exists():
+        return "No results are committed yet: `make paper-cpu` makes them.\n"
+    content = digests.load(path)
+    return f"{report.text(content)}\n{report.images(content, f'{folder.name}/{command}/')}"
+
+
+def renewed(page: str, folder: Path) -> str:
+    """The page with all its parts written anew.
+
+    Raises: ValueError where the markers of a command are missing.
+    """
+    for command in report.TITLES:
+        page = updated(page, section(command, folder), command)
+    return page
+
+
+def stale(page: Path, folder: Path) -> list[str]:
+    """What is out of date, in words: parts of the page, reports, and figures drawn from other results."""
+    old = page.read_text()
+    found = [
+        f"{page.name}: the part on {command} is out of date"
+        for command in report.TITLES
+        if updated(old, section(command, folder), command) != old
+    ]
+    for command in report.TITLES:
+        results = folder / command / report.RESULTS
+        if not results.exists():
+            continue
+        digest = digests.digest(results).encode()
+        for name in (report.CURVES, report.PICTURES):
+            figure = results.with_name(name)
+            if not figure.exists() or digest not in figure.read_bytes():
+                found.append(f"{command}/{name}: drawn from other results")
+        if results.with_name(report.REPORT).read_text() != report.whole(digests.load(results)):
+            found.append(f"{command}/{report.REPORT}: written from other results")
+    return found
+
+
+def commit(source: Path, folder: Path) -> None:
+    """Copy the four files of every command.
+
+    Raises: JobError, with nothing copied, where one is missing.
+    """
+    missing = [source / command / name for command in report.TITLES for name in FILES]
+    missing = [path for path in missing if not path.is_file()]
+    if missing:
+        raise JobError(f"{missing[0]}: no such file; `make paper-cpu PAPER_OUT={source}` writes it")
+    for command in report.TITLES:
+        (folder / command).mkdir(parents=True, exist_ok=True)
+        for name in FILES:
+            shutil.copyfile(source / command / name, folder / command / name)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.paper.page", description=__doc__.splitlines()[0])
+    parser.add_argument("--from", dest="source", type=Path, metavar="DIR", help="what make paper-cpu wrote")
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where something is stale")
+    options = parser.parse_args(arguments)
+    if options.check:
+        found = stale(PAGE, COMMITTED)
+        print("\n".join([*found, "run `make readme-figures`"]) if found else "the page is up to date")
+        return 1 if found else 0
+    if options.source is not None:
+        try:
+            commit(options.source, COMMITTED)
+        except JobError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+    for command in report.TITLES:  # a function of the results, so that its words can change without new ones
+        results = COMMITTED / command / report.RESULTS
+        if results.exists():
+            results.with_name(report.REPORT).write_text(report.whole(digests.load(results)))
+    PAGE.write_text(renewed(PAGE.read_text(), COMMITTED))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
