@@ -49,7 +49,7 @@ def body(content: Content) -> str:
 def summary(content: Content) -> str:
     """What was run, on what, with which versions: one paragraph."""
     options, versions = content["options"], content["versions"]
-    sets = "; ".join(f"{name}: {text}" for name, text in content["sets"].items())
+    sets = "; ".join(f"{'test' if name == 'generated' else name}: {text}" for name, text in content["sets"].items())
     return (
         f"**{label(content).capitalize()}.** {sets}. Model {options['model']}, {options['steps']} steps of "
         f"{options['batch']} images, seeds {', '.join(map(str, options['seeds']))}. {versions['device']}, torch "
