@@ -55,7 +55,10 @@ def region_moments(
         s = s.softmax(1)
     member = inside.to(s.dtype)  # (B, N, P), one-hot
     count = member.sum(2)
-    mean = torch.einsum("bnp,bmp->bnm", member, s) / count.clamp(min=1)[:, :, None]
+    size = count.clamp(min=1)[:, :, None]
+    mean = torch.einsum("bnp,bmp->bnm", member, s) / size
+    # What rounding took from a sum of many, alike pixels above all, is the mean of the deviations.
+    mean = mean + torch.einsum("bnp,bmp->bnm", member, s - torch.einsum("bnp,bnm->bmp", member, mean)) / size
     deviation = s - torch.einsum("bnp,bnm->bmp", member, mean)
     scatter = torch.einsum("bnp,bp->bn", member, deviation.square().sum(1))
     poison = torch.where(outside, torch.nan, 0.0).to(s.dtype)

@@ -24,7 +24,9 @@ _NO_DUAL_LEVEL = -1
 
 def call(function: Any, *arguments: Any) -> Any:
     """`function.apply`."""
-    if torch.compiler.is_exporting():  # an exported graph has no autograd functions, but operators (exported.py)
+    # An exported graph has no autograd functions, but operators (exported.py). torch.compiler.is_exporting() says True in
+    # every graph that PyTorch 2.11 compiles, so the flag itself is read; where it is missing, such a graph cannot be trained.
+    if getattr(torch.compiler, "_is_exporting_flag", False):
         return function.forward(*arguments)
     if torch.compiler.is_compiling():
         return function.apply(*arguments)

@@ -130,3 +130,11 @@ def test_pure_region_has_exactly_zero_scatter(device):
     input = torch.full((1, 2, 1000), 0.1, device=device.torch_device)
     target = torch.zeros(1, 1000, dtype=torch.int64, device=device.torch_device)
     assert cas_ext.cas_loss(input, target).item() == pytest.approx(0.0, abs=1e-20)
+
+
+def test_the_reference_loses_nothing_to_many_equal_pixels():
+    """A sum of 34,816 equal numbers is off by more than their last digits; their mean must not be."""
+    input = torch.tensor([0.7070707, 0.2929293], dtype=torch.float64).reshape(1, 2, 1).expand(1, 2, 34_816)
+    moments = cas_ext.reference.region_moments(input, torch.zeros(1, 34_816, dtype=torch.uint8), 1)
+    torch.testing.assert_close(moments.mean[0, 0], input[0, :, 0], rtol=2e-16, atol=0)
+    assert moments.scatter.item() < 1e-27
