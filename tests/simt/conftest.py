@@ -2,7 +2,7 @@ import pathlib
 
 import pytest
 
-from simt import build
+from simt import build, emulated
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +16,14 @@ def natural_order(toys):
     toys.reset_counters()
     yield
     toys.seed(0)
+
+
+@pytest.fixture
+def fresh_counters():
+    emulated.kernels().seed(0)
+    emulated.kernels().reset_counters()
+    yield
+    emulated.kernels().seed(0)
 
 
 def pytest_terminal_summary(terminalreporter):

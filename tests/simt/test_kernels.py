@@ -15,12 +15,7 @@ GRADIENT = {torch.float16: 2e-3, torch.bfloat16: 8e-3, torch.float32: 1e-6, torc
 MOMENTS = {torch.float16: 1e-6, torch.bfloat16: 1e-6, torch.float32: 1e-6, torch.float64: 1e-13}
 
 
-@pytest.fixture(autouse=True)
-def fresh_counters():
-    emulated.kernels().seed(0)
-    emulated.kernels().reset_counters()
-    yield
-    emulated.kernels().seed(0)
+pytestmark = pytest.mark.usefixtures("fresh_counters")
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:

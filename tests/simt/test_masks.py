@@ -51,12 +51,7 @@ EVERY_MASK = pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 LAYOUTS = pytest.mark.parametrize("interleaved", [False, True], ids=["planar", "interleaved"])
 
 
-@pytest.fixture(autouse=True)
-def fresh_counters():
-    emulated.kernels().seed(0)
-    emulated.kernels().reset_counters()
-    yield
-    emulated.kernels().seed(0)
+pytestmark = pytest.mark.usefixtures("fresh_counters")
 
 
 def tensors(mask, channels, interleaved, dtype=torch.float32):
