@@ -26,10 +26,9 @@ from .cases import Setting
 
 CALLS, SAMPLES = 500, 21
 PARTS = {  # name in the file -> what it is
-    "accumulate": "operator `accumulate`, called directly",
-    "finalise": "operator `finalise`, called directly",
-    "apply": "operator `apply`, called directly",
-    "dispatch": "an operator that does nothing, through the dispatcher (included in each of the three)",
+    "forward operator": "operator `forward`, called directly",
+    "apply operator": "operator `apply`, called directly",
+    "dispatch": "an operator that does nothing, through the dispatcher (included in each of the two)",
     "autograd": "forward and backward of an autograd.Function that only allocates its results",
     "forward": "`cas_loss`, nothing requires a gradient",
     "both": "`cas_loss` and its backward",
@@ -69,13 +68,12 @@ def parts(device: str) -> dict[str, float]:
     setting = Setting(cases.case("tiny", "cpu"), "float32", "nchw", "small", "coherent")
     input, target = cases.make_input(setting, device), cases.make_target(setting, device)
     regions, plain = setting.case.regions, input.detach()
-    moments = ops.accumulate(plain, target, regions, -100, False)
-    coefficients = ops.finalise(*moments, 0.5, ops.PAIRS["ordered"], False)[3:]
+    how = (regions, -100, False, ops.ACTIVATIONS[None], 0.5, ops.PAIRS["ordered"], ops.REDUCTIONS["mean"])
+    coefficients = ops.forward(plain, target, *how)[3:6]
     weight = torch.ones(1, device=device)
     calls: dict[str, Callable[[], object]] = {
-        "accumulate": lambda: ops.accumulate(plain, target, regions, -100, False),
-        "finalise": lambda: ops.finalise(*moments, 0.5, ops.PAIRS["ordered"], False),
-        "apply": lambda: ops.apply(plain, target, weight, True, *coefficients, -100),
+        "forward operator": lambda: ops.forward(plain, target, *how),
+        "apply operator": lambda: ops.apply(plain, target, weight, True, *coefficients, -100),
         "dispatch": torch.ops.cas_ext.cpu_kernels,
         "autograd": lambda: torch.autograd.grad(Nothing.apply(input), input),
         "forward": lambda: cas_ext.cas_loss(plain, target, num_regions=regions),
@@ -87,7 +85,7 @@ def parts(device: str) -> dict[str, float]:
 def table(result: dict) -> str:
     """The parts, and what they leave over, as Markdown."""
     us = result["microseconds"]
-    kernels = us["accumulate"] + us["finalise"] + us["apply"]
+    operators = us["forward operator"] + us["apply operator"]
     lines = [
         f"{result['device']}, torch {result['torch']}, {result['date'][:10]}, `{result['command']}`:",
         "",
@@ -96,7 +94,7 @@ def table(result: dict) -> str:
     ]
     lines += [f"| {text} | {us[name]:.1f} |" for name, text in PARTS.items()]
     lines.append(
-        f"| left for cas_ext's own Python: all minus operators and autograd | {us['both'] - kernels - us['autograd']:.1f} |"
+        f"| left for cas_ext's own Python: all minus operators and autograd | {us['both'] - operators - us['autograd']:.1f} |"
     )
     return "\n".join(lines) + "\n"
 

@@ -7,7 +7,6 @@ are exact (docs/maths.md).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -70,12 +69,8 @@ class CASLossFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(input: Tensor, target: Tensor, regions: Regions, options: Options) -> tuple[Tensor, ...]:
-        moments = accumulate(input, target, regions)
-        wide = input.dtype == torch.float64
-        results = ops.finalise(*moments, options.alpha, options.pairs, wide)
-        if options.return_terms:
-            return *(reduce(term, options.reduction) for term in results[:3]), *results[3:], *moments
-        return reduce(results[0], options.reduction), *results[3:]
+        results = _forward(input, target, regions, options)
+        return results if options.return_terms else (results[0], *results[3:6])
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -89,11 +84,13 @@ class CASLossFunction(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, None, None, None]:
         input, target, *tables = ctx.saved_tensors
         total = None
-        for weight, (sign, coefficients, options) in zip(gradients, terms(tables, ctx.options), strict=False):
-            if weight is not None:
-                weight = weight if sign > 0 else -weight
-                part = call(CASGradientFunction, input, target, weight, *coefficients, ctx.regions, options)
-                total = part if total is None else total + part
+        for k, weight in enumerate(gradients):
+            if weight is None:
+                continue
+            sign, coefficients, options = term(k, tables, ctx.options)
+            weight = weight if sign > 0 else -weight
+            part = call(CASGradientFunction, input, target, weight, *coefficients, ctx.regions, options)
+            total = part if total is None else total + part
         return total, None, None, None
 
     @staticmethod
@@ -105,7 +102,8 @@ class CASLossFunction(torch.autograd.Function):
         acc = accumulation_dtype(input.dtype)
         one = torch.ones(1, dtype=acc, device=input.device).expand(input.shape[0])
         pushed = []
-        for sign, coefficients, options in terms(tables, ctx.options):
+        for k in range(3 if ctx.options.return_terms else 1):
+            sign, coefficients, options = term(k, tables, ctx.options)
             unit = call(CASGradientFunction, input, target, one, *coefficients, ctx.regions, options.per_image())
             pushed.append(sign * reduce(inner(unit, tangent, acc, ctx.regions.group), options.reduction))
         return *pushed, *(None,) * (outputs - len(pushed))
@@ -120,15 +118,29 @@ class CASLossFunction(torch.autograd.Function):
         return (*reduced, *results[terms:]), (0,) * len(results)
 
 
-def terms(tables: list[Tensor], options: Options) -> Iterator[tuple[int, list[Tensor], Options]]:
-    """(sign, coefficients, options) of the loss, and of the two terms where they are returned.
+def _forward(input: Tensor, target: Tensor, regions: Regions, options: Options) -> tuple[Tensor, ...]:
+    """loss, uniformer, discriminator, scale, center, offset, count, mean, scatter; what operator `forward` returns."""
+    if regions.group is None:
+        *how, _ = regions
+        reduction = ops.REDUCTIONS[options.reduction]
+        results: tuple[Tensor, ...] = ops.forward(input, target, *how, options.alpha, options.pairs, reduction)
+        return results
+    moments = accumulate(input, target, regions)
+    wide = input.dtype == torch.float64
+    *terms, scale, center, offset = ops.finalise(*moments, options.alpha, options.pairs, wide)
+    return *(reduce(term, options.reduction) for term in terms), scale, center, offset, *moments
 
-    Each term is the loss for another alpha: uniformer = loss at 1, discriminator = -loss at 0.
+
+def term(k: int, tables: list[Tensor], options: Options) -> tuple[int, list[Tensor], Options]:
+    """(sign, coefficients, options) of the loss, the uniformer or the discriminator.
+
+    A term is the loss for another alpha: uniformer = loss at 1, discriminator = -loss at 0.
     """
-    yield 1, tables[:3], options
-    for sign, alpha in ((1, 1.0), (-1, 0.0)) if options.return_terms else ():
-        wide = tables[0].dtype == torch.float64
-        yield sign, call(FinaliseFunction, *tables[3:], alpha, options.pairs, wide), options._replace(alpha=alpha)
+    if k == 0:
+        return 1, tables[:3], options
+    sign, alpha = ((1, 1.0), (-1, 0.0))[k - 1]
+    wide = tables[0].dtype == torch.float64
+    return sign, call(FinaliseFunction, *tables[3:], alpha, options.pairs, wide), options._replace(alpha=alpha)
 
 
 @transformable

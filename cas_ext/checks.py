@@ -15,7 +15,6 @@ from . import distributed, ops
 
 INPUT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 TARGET_DTYPES = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-REDUCTIONS = ("mean", "sum", "none")
 DISTANCES = ("sqeuclidean", "euclidean", "log")
 MAX_REGIONS = 2**31 - 1  # kernels keep a region in 32 bits
 
@@ -43,7 +42,7 @@ def check_loss_options(alpha: object, pairs: object, distance: object, reduction
         raise ValueError(f"cas_loss: alpha must be a number in [0, 1], got {alpha}")
     _check_name("cas_loss", "pairs", pairs, ops.PAIRS)
     _check_name("cas_loss", "distance", distance, DISTANCES)
-    _check_name("cas_loss", "reduction", reduction, REDUCTIONS)
+    _check_name("cas_loss", "reduction", reduction, ops.REDUCTIONS)
     if not isinstance(return_terms, bool):
         raise TypeError(f"cas_loss: return_terms must be True or False, got {return_terms!r}")
 

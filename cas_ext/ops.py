@@ -1,6 +1,6 @@
 """Loads the operator libraries and names their operators.
 
-The three operators are module attributes, looked up at every call, so that a test can put others in their place. Shapes and
+The operators are module attributes, looked up at every call, so that a test can put others in their place. Shapes and
 dtypes: docs/design.md. Users call `cas_ext.cas_loss` and `cas_ext.region_moments` instead.
 """
 
@@ -16,6 +16,7 @@ _FOLDER = Path(__file__).parent
 INSTRUCTION_SETS = ("baseline", "avx2", "avx512")  # csrc/cpu/isa_*.cpp
 ACTIVATIONS = {None: 0, "softmax": 1}  # enum Activation in csrc/params.h
 PAIRS = {"ordered": 0, "unordered": 1, "mean": 2}  # enum Pairs in csrc/params.h
+REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}  # enum Reduction in csrc/params.h
 
 
 def _load(name: str) -> str | None:
@@ -62,7 +63,8 @@ def below_autograd(operator: Any) -> Any:
 
 
 accumulate = below_autograd(torch.ops.cas_ext.accumulate.default)
-finalise = below_autograd(torch.ops.cas_ext.finalise.default)
+finalise = torch.ops.cas_ext.finalise.default
+forward = below_autograd(torch.ops.cas_ext.forward.default)
 apply = torch.ops.cas_ext.apply.default
 
 
@@ -91,6 +93,24 @@ def _fake_finalise(
     return tuple(mean.new_empty(shape, dtype=dtype) for shape in shapes)
 
 
+def _fake_forward(
+    input: Tensor,
+    target: Tensor,
+    num_regions: int,
+    ignore_index: int,
+    validate: bool,
+    activation: int,
+    alpha: float,
+    pairs: int,
+    reduction: int,
+) -> tuple[Tensor, ...]:
+    moments = _fake_accumulate(input, target, num_regions, ignore_index, validate, activation)
+    *terms, scale, center, offset = _fake_finalise(*moments, alpha, pairs, input.dtype == torch.float64)
+    if reduction != REDUCTIONS["none"]:
+        terms = [term.new_empty(()) for term in terms]
+    return *terms, scale, center, offset, *moments
+
+
 def _fake_apply(
     input: Tensor,
     target: Tensor,
@@ -105,5 +125,10 @@ def _fake_apply(
     return torch.empty_like(input)
 
 
-for _name, _fake in (("accumulate", _fake_accumulate), ("finalise", _fake_finalise), ("apply", _fake_apply)):
+for _name, _fake in (
+    ("accumulate", _fake_accumulate),
+    ("finalise", _fake_finalise),
+    ("forward", _fake_forward),
+    ("apply", _fake_apply),
+):
     torch.library.register_fake(f"cas_ext::{_name}", _fake)

@@ -9,7 +9,8 @@ namespace cas_ext {
 enum class Scalar : int32_t { kHalf, kBFloat16, kFloat, kDouble };
 enum class Label : int32_t { kUInt8, kInt8, kInt16, kInt32, kInt64 };  // bool is read as uint8
 enum class Pairs : int32_t { kOrdered, kUnordered, kMean };
-enum class Activation : int32_t { kNone, kSoftmax };  // what turns input into descriptors
+enum class Activation : int32_t { kNone, kSoftmax };    // what turns input into descriptors
+enum class Reduction : int32_t { kNone, kMean, kSum };  // of the images' losses
 
 constexpr int64_t kMaxChannels = 1 << 22;  // so that the elements of a tile of 256 pixels are counted in 32 bits
 constexpr int64_t kNoPixel = INT64_MAX;    // "no pixel of this image has a label out of range"
@@ -38,6 +39,24 @@ struct LabelArray {
   int64_t ignore_index;
 };
 
+struct FinaliseParams {
+  Shape shape;  // pixels is not used
+  double alpha;
+  Pairs pairs;
+  bool wide;  // outputs are double, not float
+  Reduction reduction;
+  const int64_t* count;   // (B, N)
+  const double* mean;     // (B, N, M)
+  const double* scatter;  // (B, N)
+  double* terms;          // (3, B) every image's loss, uniformer, discriminator; not used without a reduction
+  void* loss;             // (B), or () where there is a reduction; the next two alike
+  void* uniformer;
+  void* discriminator;
+  void* scale;   // (B, N)
+  void* center;  // (B, N, M)
+  void* offset;  // (B, N, M)
+};
+
 struct AccumulateParams {
   Shape shape;
   Scalar scalar;
@@ -48,31 +67,18 @@ struct AccumulateParams {
   double* mean;            // (B, N, M)
   double* scatter;         // (B, N)
   int64_t* first_invalid;  // (B) pixel index of the first label out of range, or kNoPixel
-  // CUDA only: what each of `splits` blocks of an image saw, where there are several: csrc/cuda/launch.cuh.
+  // CUDA only: what each of `splits` blocks of an image saw, where there are several, and what the last one does:
+  // csrc/cuda/launch.cuh.
   int64_t splits;
   int64_t pixels_per_split;
   double* partial_mean;          // (B, splits, N, M); not read where partial_count is 0
   double* partial_scatter;       // (B, splits, N); not read where partial_count is 0
   int64_t* partial_count;        // (B, splits, N)
   int64_t* partial_invalid;      // (B, splits) like first_invalid
-  unsigned long long* arrivals;  // (B) csrc/cuda/arrival.cuh, or null where no block waits for others
-  uint64_t launch;               // its number
-};
-
-struct FinaliseParams {
-  Shape shape;  // pixels is not used
-  double alpha;
-  Pairs pairs;
-  bool wide;              // outputs are double, not float
-  const int64_t* count;   // (B, N)
-  const double* mean;     // (B, N, M)
-  const double* scatter;  // (B, N)
-  void* loss;             // (B)
-  void* uniformer;        // (B)
-  void* discriminator;    // (B)
-  void* scale;            // (B, N)
-  void* center;           // (B, N, M)
-  void* offset;           // (B, N, M)
+  unsigned long long* arrivals;  // (B + 1) words of csrc/cuda/arrival.cuh: an image's, and all images'
+  uint64_t launch;               // the number to count from, or 0 where the first kernel clears words for the second
+  bool with_loss;                // finalise follows, in the kernel that writes the moments
+  FinaliseParams finalise;
 };
 
 struct ApplyParams {

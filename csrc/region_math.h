@@ -56,6 +56,11 @@ CAS_HD double cas_loss(double alpha, double uniformer, double discriminator) {
   return alpha * uniformer - (1 - alpha) * discriminator;
 }
 
+// Over images; the mean of none is 0.
+CAS_HD double reduced(Reduction reduction, double sum, double images) {
+  return reduction == Reduction::kMean && images > 0 ? sum / images : sum;
+}
+
 // Eq. 2 for a pixel of region i: scale (s - m_i) + shift, with scale = 2 alpha / n_i and
 // shift = -4 (1 - alpha) (N m_i - sum_j m_j) / n_i = -4 (1 - alpha) N (m_i - mbar) / n_i. Takes 1/n_i: kernels divide
 // once.

@@ -1,11 +1,14 @@
 // From PyTorch tensors to the plain structs of params.h: shared by the CPU and the CUDA operators.
 #pragma once
 
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
 
+#include <algorithm>
+#include <array>
 #include <stdexcept>
 #include <tuple>
 #include <vector>
@@ -19,6 +22,7 @@ using torch::stable::Tensor;
 
 using MomentTensors = std::tuple<Tensor, Tensor, Tensor>;                            // count, mean, scatter
 using FinaliseTensors = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;  // see ops.cpp
+using ForwardTensors = decltype(std::tuple_cat(FinaliseTensors(), MomentTensors()));
 
 inline Scalar scalar_of(const Tensor& input) {
   switch (input.scalar_type()) {
@@ -59,13 +63,53 @@ inline Activation activation_of(int64_t activation) {
   throw std::invalid_argument("cas_ext: activation must be 0 (none) or 1 (softmax)");
 }
 
+inline Reduction reduction_of(int64_t reduction) {
+  if (reduction == 0) return Reduction::kNone;
+  if (reduction == 1) return Reduction::kMean;
+  if (reduction == 2) return Reduction::kSum;
+  throw std::invalid_argument("cas_ext: reduction must be 0 (none), 1 (mean) or 2 (sum)");
+}
+
 inline bool collapse(const Tensor& t, PixelArray& out) {
   return collapse(t.dim(), t.sizes().data(), t.strides().data(), out);
 }
 
+// Memory by the shim and not by torch::stable::new_empty, which looks the operator up by its name at every call: for a
+// small input that costs more than the kernels. The same goes for the next two.
+inline Tensor allocate(const Tensor& like, ScalarType dtype, int64_t dims, const int64_t* sizes,
+                       const int64_t* strides) {
+  int32_t device = 0;
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device));
+  const int32_t type = torch::stable::detail::to<int32_t>(torch::stable::detail::from(dtype));
+  AtenTensorHandle result = nullptr;
+  TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(dims, sizes, strides, type, device, like.get_device_index(), &result));
+  return Tensor(result);
+}
+
+inline Tensor allocate_like(const Tensor& t) {
+  if (!t.is_contiguous()) return torch::stable::empty_like(t);
+  return allocate(t, t.scalar_type(), t.dim(), t.sizes().data(), t.strides().data());
+}
+
+inline Tensor as_contiguous(const Tensor& t) { return t.is_contiguous() ? t : torch::stable::contiguous(t); }
+
+template <class... Sizes>
+Tensor empty(const Tensor& like, ScalarType dtype, Sizes... sizes) {
+  constexpr int64_t kDims = sizeof...(sizes);
+  const std::array<int64_t, kDims> shape{static_cast<int64_t>(sizes)...};
+  std::array<int64_t, kDims> strides;
+  int64_t stride = 1;
+  for (int64_t d = kDims - 1; d >= 0; --d) {
+    strides[d] = stride;
+    stride *= std::max<int64_t>(shape[d], 1);
+  }
+  return allocate(like, dtype, kDims, shape.data(), strides.data());
+}
+
 // `t` itself where kernels can read it in place, else a contiguous copy.
 inline Tensor readable(const Tensor& t, PixelArray& out) {
-  Tensor result = collapse(t, out) ? t : torch::stable::contiguous(t);
+  Tensor result = collapse(t, out) ? t : as_contiguous(t);
   collapse(result, out);
   out.data = const_cast<void*>(result.const_data_ptr());
   return result;
@@ -91,43 +135,48 @@ inline void check_pixels(const Tensor& input, const Tensor& target) {
   require(input.get_device_index() == target.get_device_index(), "cas_ext: target must be on the device of input");
 }
 
-template <class... Sizes>
-Tensor empty(const Tensor& like, ScalarType dtype, Sizes... sizes) {
-  const std::vector<int64_t> shape{static_cast<int64_t>(sizes)...};
-  return torch::stable::new_empty(like, shape, dtype);
+// The tensors that finalise returns for moments like `mean` (B, N, M), and the parameters that point at them.
+inline FinaliseTensors make_finalise(const Tensor& mean, double alpha, int64_t pairs, bool wide, int64_t reduction,
+                                     FinaliseParams& params) {
+  require(0 <= pairs && pairs <= 2, "cas_ext: pairs must be 0 (ordered), 1 (unordered) or 2 (mean)");
+  const int64_t B = mean.size(0), N = mean.size(1), M = mean.size(2);
+  const ScalarType dtype = wide ? ScalarType::Double : ScalarType::Float;
+  params = {};
+  params.shape = {B, N, M, 0};
+  params.alpha = alpha;
+  params.pairs = static_cast<Pairs>(pairs);
+  params.wide = wide;
+  params.reduction = reduction_of(reduction);
+  const auto term = [&] { return params.reduction == Reduction::kNone ? empty(mean, dtype, B) : empty(mean, dtype); };
+  Tensor loss = term(), uniformer = term(), discriminator = term();
+  Tensor scale = empty(mean, dtype, B, N), center = empty(mean, dtype, B, N, M), offset = empty(mean, dtype, B, N, M);
+  params.loss = loss.mutable_data_ptr();
+  params.uniformer = uniformer.mutable_data_ptr();
+  params.discriminator = discriminator.mutable_data_ptr();
+  params.scale = scale.mutable_data_ptr();
+  params.center = center.mutable_data_ptr();
+  params.offset = offset.mutable_data_ptr();
+  return {loss, uniformer, discriminator, scale, center, offset};
 }
 
-// The tensors that finalise returns, and the parameters that point at them.
+// The same for moments that are there.
 inline FinaliseTensors make_finalise(const Tensor& count, const Tensor& mean, const Tensor& scatter, double alpha,
                                      int64_t pairs, bool wide, FinaliseParams& params) {
   require(mean.dim() == 3 && count.dim() == 2 && scatter.dim() == 2, "cas_ext: moments must be (B,N), (B,N,M), (B,N)");
   require(count.is_contiguous() && mean.is_contiguous() && scatter.is_contiguous(),
           "cas_ext: moments must be contiguous");
-  const int64_t B = mean.size(0), N = mean.size(1), M = mean.size(2);
-  const ScalarType dtype = wide ? ScalarType::Double : ScalarType::Float;
-  Tensor loss = empty(mean, dtype, B), uniformer = empty(mean, dtype, B), discriminator = empty(mean, dtype, B);
-  Tensor scale = empty(mean, dtype, B, N), center = empty(mean, dtype, B, N, M), offset = empty(mean, dtype, B, N, M);
-  params = {{B, N, M, 0},
-            alpha,
-            static_cast<Pairs>(pairs),
-            wide,
-            static_cast<const int64_t*>(count.const_data_ptr()),
-            static_cast<const double*>(mean.const_data_ptr()),
-            static_cast<const double*>(scatter.const_data_ptr()),
-            loss.mutable_data_ptr(),
-            uniformer.mutable_data_ptr(),
-            discriminator.mutable_data_ptr(),
-            scale.mutable_data_ptr(),
-            center.mutable_data_ptr(),
-            offset.mutable_data_ptr()};
-  return {loss, uniformer, discriminator, scale, center, offset};
+  FinaliseTensors result = make_finalise(mean, alpha, pairs, wide, 0, params);
+  params.count = static_cast<const int64_t*>(count.const_data_ptr());
+  params.mean = static_cast<const double*>(mean.const_data_ptr());
+  params.scatter = static_cast<const double*>(scatter.const_data_ptr());
+  return result;
 }
 
 // Everything apply needs. The kernel writes `written`, which is `gradient` itself wherever kernels can write it in
 // place.
 struct ApplyCall {
   ApplyParams params;
-  Tensor gradient;  // empty_like(input)
+  Tensor gradient;  // like input
   Tensor written;
   std::vector<Tensor> keep;  // copies that the kernel reads
 
@@ -151,15 +200,15 @@ inline ApplyCall make_apply(const Tensor& input, const Tensor& target, const Ten
   ApplyCall call;
   ApplyParams& p = call.params;
   Tensor source = readable(input, p.input);
-  call.gradient = call.written = torch::stable::empty_like(input);
+  call.gradient = call.written = allocate_like(input);
   if (!collapse(call.written, p.gradient) || p.gradient.interleaved != p.input.interleaved) {
-    source = torch::stable::contiguous(source);
+    source = as_contiguous(source);
     readable(source, p.input);
-    call.written = torch::stable::empty_like(source);
+    call.written = allocate_like(source);
     collapse(call.written, p.gradient);
   }
   p.gradient.data = call.written.mutable_data_ptr();
-  Tensor labels = torch::stable::contiguous(target);
+  Tensor labels = as_contiguous(target);
   p.shape = shape_of(input, scale.size(1));
   p.scalar = scalar_of(input);
   p.activation = activation_of(activation);
@@ -189,7 +238,7 @@ inline AccumulateCall make_accumulate(const Tensor& input, const Tensor& target,
   AccumulateParams& p = call.params;
   p = {};
   Tensor source = readable(input, p.input);
-  Tensor labels = torch::stable::contiguous(target);
+  Tensor labels = as_contiguous(target);
   p.shape = shape_of(input, num_regions);
   p.scalar = scalar_of(input);
   p.activation = activation_of(activation);
@@ -201,6 +250,25 @@ inline AccumulateCall make_accumulate(const Tensor& input, const Tensor& target,
   p.mean = static_cast<double*>(call.mean.mutable_data_ptr());
   p.scatter = static_cast<double*>(call.scatter.mutable_data_ptr());
   call.keep = {source, labels};
+  return call;
+}
+
+// Everything forward needs: accumulate, and finalise on what it writes.
+struct ForwardCall : AccumulateCall {
+  FinaliseTensors loss;
+
+  ForwardTensors results() const { return std::tuple_cat(loss, MomentTensors(count, mean, scatter)); }
+};
+
+inline ForwardCall make_forward(const Tensor& input, const Tensor& target, int64_t num_regions, int64_t ignore_index,
+                                int64_t activation, double alpha, int64_t pairs, int64_t reduction) {
+  ForwardCall call{make_accumulate(input, target, num_regions, ignore_index, activation), {}};
+  AccumulateParams& p = call.params;
+  p.with_loss = true;
+  call.loss = make_finalise(call.mean, alpha, pairs, p.scalar == Scalar::kDouble, reduction, p.finalise);
+  p.finalise.count = p.count;
+  p.finalise.mean = p.mean;
+  p.finalise.scatter = p.scatter;
   return call;
 }
 

@@ -48,7 +48,7 @@ class Device:
             yield
             return
         emulated = importlib.import_module("simt.emulated")
-        kernels = {name: getattr(emulated, name) for name in ("accumulate", "finalise", "apply")}
+        kernels = {name: getattr(emulated, name) for name in ("accumulate", "finalise", "forward", "apply")}
         with mock.patch.multiple(cas_ext.ops, **kernels):
             yield
 

@@ -179,7 +179,7 @@ def test_wrong_argument_is_found_before_the_kernels_run(monkeypatch):
     def must_not_run(*_):
         raise AssertionError("a kernel ran on unchecked arguments")
 
-    for name in ("accumulate", "finalise", "apply"):
+    for name in ("accumulate", "finalise", "forward", "apply"):
         monkeypatch.setattr(cas_ext.ops, name, must_not_run)
     for argument, value, error, _ in WRONG_TENSORS + WRONG_COMMON_OPTIONS + WRONG_LOSS_OPTIONS:
         with pytest.raises(error):

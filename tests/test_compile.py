@@ -249,11 +249,20 @@ def test_exported_program_has_the_gradient_of_the_function(device, function, dty
 
 
 @on_real_devices
-def test_exported_program_refuses_second_derivatives(device):
-    input, target = Case(spatial=(9, 11)).tensors(device.torch_device)
-    program = torch.export.export(Module(one_term), (input.detach(), target)).module()
-    with pytest.raises(RuntimeError, match=r"exported program has first derivatives only.*cas_ext\.cas_loss"):
-        torch.autograd.grad(program(input.requires_grad_(), target), input, create_graph=True)
+@pytest.mark.parametrize("function", [all_terms, softmax_in_front, own_loss_on_moments], ids=lambda f: f.__name__)
+def test_exported_program_has_the_second_derivative_of_the_function(device, function):
+    input, target = Case(spatial=(9, 11), dtype=torch.float64).tensors(device.torch_device)
+    program = torch.export.export(Module(function), (input.detach(), target)).module()
+    tangent = torch.sin(torch.arange(input.numel(), device=input.device)).view_as(input).to(input.dtype)
+
+    def hessian_vector_product(of):
+        leaf = input.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(of(leaf, target), leaf, create_graph=True)
+        return torch.autograd.grad((gradient * tangent).sum(), leaf)[0]
+
+    expected = hessian_vector_product(function)
+    torch.testing.assert_close(hessian_vector_product(program), expected, rtol=1e-10, atol=1e-12)
+    assert expected.abs().max() > 0
 
 
 @on_real_devices
@@ -269,7 +278,7 @@ def test_aot_inductor_package_computes_the_same_loss(device, tmp_path):
 
 
 def operator_arguments(device, dtype, layout, activation):
-    """Arguments of the three operators, in the order of the pipeline."""
+    """Arguments of every operator."""
     input, target = Case(channels=5, spatial=(6, 7), dtype=dtype, layout=layout).tensors(device.torch_device)
     input, wide = input.detach(), dtype == torch.float64
     moments = torch.ops.cas_ext.accumulate(input, target, 3, -100, False, activation)
@@ -278,6 +287,7 @@ def operator_arguments(device, dtype, layout, activation):
     return {
         "accumulate": (input, target, 3, -100, False, activation),
         "finalise": (*moments, 0.5, 0, wide),
+        "forward": (input, target, 3, -100, False, activation, 0.5, 0, 1),
         "apply": (input, target, weight, True, scale, center, offset, -100, activation),
     }
 
@@ -287,7 +297,7 @@ def operator_arguments(device, dtype, layout, activation):
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "channel slice", "transposed"])
 @pytest.mark.parametrize(
     ("name", "activation"),
-    [("finalise", None), *itertools.product(["accumulate", "apply"], cas_ext.ops.ACTIVATIONS)],
+    [("finalise", None), *itertools.product(["accumulate", "forward", "apply"], cas_ext.ops.ACTIVATIONS)],
     ids=str,
 )
 def test_operator_keeps_its_contract_with_pytorch(device, name, activation, dtype, layout):
@@ -297,19 +307,14 @@ def test_operator_keeps_its_contract_with_pytorch(device, name, activation, dtyp
 
 
 @on_real_devices
-@pytest.mark.parametrize("name", ["accumulate", "finalise"])
+@pytest.mark.parametrize("name", ["accumulate", "forward"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_operator_keeps_its_contract_with_a_gradient(device, name, dtype):
-    first, *others = operator_arguments(device, dtype, "contiguous", 0)[name]
-    if name == "accumulate":
-        # Not test_aot_dispatch_dynamic: it adds all outputs up, and fails to add doubles to the int64 counts.
-        checks = ("test_schema", "test_autograd_registration", "test_faketensor")
-        arguments = (first.requires_grad_(), *others)
-        return torch.library.opcheck(torch.ops.cas_ext.accumulate.default, arguments, test_utils=checks)
-    mean, scatter, *others = others
-    torch.library.opcheck(
-        torch.ops.cas_ext.finalise.default, (first, mean.requires_grad_(), scatter.requires_grad_(), *others)
-    )
+    input, *others = operator_arguments(device, dtype, "contiguous", 0)[name]
+    # Not test_aot_dispatch_dynamic: it adds all outputs up, and fails to add doubles to the int64 counts.
+    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
+    operator = getattr(torch.ops.cas_ext, name).default
+    torch.library.opcheck(operator, (input.requires_grad_(), *others), test_utils=checks)
 
 
 @on_real_devices

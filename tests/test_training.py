@@ -48,8 +48,8 @@ def test_activation_checkpointing_around_network_and_loss_changes_nothing(device
     plain = step(images, target)
     expected = gradients(step, plain)
 
-    passes, accumulate = [], cas_ext.ops.accumulate
-    monkeypatch.setattr(cas_ext.ops, "accumulate", lambda *a: passes.append(1) or accumulate(*a))
+    passes, forward = [], cas_ext.ops.forward
+    monkeypatch.setattr(cas_ext.ops, "forward", lambda *a: passes.append(1) or forward(*a))
     loss = checkpoint(step, images, target, use_reentrant=use_reentrant)
     assert torch.equal(loss, plain)
     actual = gradients(step, loss)

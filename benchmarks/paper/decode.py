@@ -51,12 +51,16 @@ def mean_shift(embedding: Tensor, bandwidth: float, seed: int = 0) -> np.ndarray
     Modes are found by mean shift with a flat kernel of radius `bandwidth`, in units of the embedding, on MAX_SAMPLES pixels,
     from SHIFTED of them.
     """
+    from sklearn import config_context
     from sklearn.cluster import MeanShift
 
     pixels = embedding.flatten(1).T.double().cpu().numpy()
     samples = _samples(pixels, seed)
     starts = np.random.default_rng(seed).permutation(len(samples))[:SHIFTED]
-    shift = MeanShift(bandwidth=bandwidth, seeds=samples[starts]).fit(samples)
+    shift = MeanShift(bandwidth=bandwidth, seeds=samples[starts])
+    # Its inner loop checks its arguments anew in each of thousands of calls.
+    with config_context(assume_finite=True, skip_parameter_validation=True):
+        shift.fit(samples)
     return shift.predict(pixels).reshape(embedding.shape[1:]).astype(np.int64)
 
 

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <limits>
 #include <memory>
+#include <numeric>
 
 #ifdef __linux__
 #include <sys/mman.h>
@@ -56,10 +57,7 @@ void merge_chunks(const AccumulateParams& p, int64_t b, int64_t chunks, const in
   }
 }
 
-MomentTensors accumulate(Tensor input, Tensor target, int64_t num_regions, int64_t ignore_index, bool,
-                         int64_t activation) {
-  AccumulateCall call = make_accumulate(input, target, num_regions, ignore_index, activation);
-  AccumulateParams& p = call.params;
+void run_accumulate(AccumulateParams& p, const Tensor& target) {
   const int64_t B = p.shape.images, N = p.shape.regions, M = p.shape.channels, P = p.shape.pixels;
   const int64_t chunks = chunks_of(p.shape), tasks = B * chunks, length = (P + chunks - 1) / chunks;
   std::unique_ptr<int64_t[]> count(new int64_t[tasks * N]), invalid(new int64_t[tasks]), first(new int64_t[B]);
@@ -82,11 +80,18 @@ MomentTensors accumulate(Tensor input, Tensor target, int64_t num_regions, int64
   raise_on_invalid(p.first_invalid, target, p.target, N, [&](int64_t b, int64_t x) {
     return visit_labels(p.target, [&](const auto* stored) { return static_cast<int64_t>(stored[b * P + x]); });
   });
+}
+
+MomentTensors accumulate(Tensor input, Tensor target, int64_t num_regions, int64_t ignore_index, bool,
+                         int64_t activation) {
+  AccumulateCall call = make_accumulate(input, target, num_regions, ignore_index, activation);
+  run_accumulate(call.params, target);
   return {call.count, call.mean, call.scatter};
 }
 
-template <class acc_t>
-void finalise_image(const FinaliseParams& p, int64_t b) {
+// put(k, b, term): loss, uniformer and discriminator of image b.
+template <class acc_t, class Put>
+void finalise_image(const FinaliseParams& p, int64_t b, Put put) {
   const int64_t N = p.shape.regions, M = p.shape.channels;
   const int64_t* count = p.count + b * N;
   const double* mean = p.mean + b * N * M;
@@ -118,21 +123,46 @@ void finalise_image(const FinaliseParams& p, int64_t b) {
     }
   }
   const double separation = discriminator(mean_scatter, regions, p.pairs);
-  static_cast<acc_t*>(p.uniformer)[b] = static_cast<acc_t>(uniformer);
-  static_cast<acc_t*>(p.discriminator)[b] = static_cast<acc_t>(separation);
-  static_cast<acc_t*>(p.loss)[b] = static_cast<acc_t>(cas_loss(p.alpha, uniformer, separation));
+  const double terms[3] = {cas_loss(p.alpha, uniformer, separation), uniformer, separation};
+  for (int k = 0; k < 3; ++k) put(k, b, terms[k]);
 }
+
+template <class acc_t>
+void finalise_images(FinaliseParams& p) {
+  const int64_t B = p.shape.images, cells = p.shape.regions * p.shape.channels;
+  void* const results[3] = {p.loss, p.uniformer, p.discriminator};
+  const auto put_result = [&](int k, int64_t at, double term) {
+    static_cast<acc_t*>(results[k])[at] = static_cast<acc_t>(term);
+  };
+  const auto all = [&](auto put) {
+    torch::stable::parallel_for(0, B, std::max<int64_t>(1, 4096 / (cells + 1)), [&](int64_t begin, int64_t end) {
+      for (int64_t b = begin; b < end; ++b) finalise_image<acc_t>(p, b, put);
+    });
+  };
+  if (p.reduction == Reduction::kNone) return all(put_result);
+  std::unique_ptr<double[]> terms(new double[3 * B]);
+  all([&](int k, int64_t b, double term) { terms[k * B + b] = term; });
+  for (int k = 0; k < 3; ++k) {
+    const double sum = std::accumulate(&terms[k * B], &terms[(k + 1) * B], 0.0);
+    put_result(k, 0, reduced(p.reduction, sum, static_cast<double>(B)));
+  }
+}
+
+void run_finalise(FinaliseParams& p) { p.wide ? finalise_images<double>(p) : finalise_images<float>(p); }
 
 FinaliseTensors finalise(Tensor count, Tensor mean, Tensor scatter, double alpha, int64_t pairs, bool wide) {
   FinaliseParams p;
   FinaliseTensors result = make_finalise(count, mean, scatter, alpha, pairs, wide, p);
-  torch::stable::parallel_for(0, p.shape.images, std::max<int64_t>(1, 4096 / (mean.size(1) * mean.size(2) + 1)),
-                              [&](int64_t begin, int64_t end) {
-                                for (int64_t b = begin; b < end; ++b) {
-                                  wide ? finalise_image<double>(p, b) : finalise_image<float>(p, b);
-                                }
-                              });
+  run_finalise(p);
   return result;
+}
+
+ForwardTensors forward(Tensor input, Tensor target, int64_t num_regions, int64_t ignore_index, bool, int64_t activation,
+                       double alpha, int64_t pairs, int64_t reduction) {
+  ForwardCall call = make_forward(input, target, num_regions, ignore_index, activation, alpha, pairs, reduction);
+  run_accumulate(call.params, target);
+  run_finalise(call.params.finalise);
+  return call.results();
 }
 
 constexpr uintptr_t kHugePage = 2 << 20;  // bytes
@@ -177,6 +207,7 @@ STABLE_TORCH_LIBRARY_IMPL(cas_ext, CompositeExplicitAutograd, m) { m.impl("cpu_k
 STABLE_TORCH_LIBRARY_IMPL(cas_ext, CPU, m) {
   m.impl("accumulate", TORCH_BOX(&accumulate));
   m.impl("finalise", TORCH_BOX(&finalise));
+  m.impl("forward", TORCH_BOX(&forward));
   m.impl("apply", TORCH_BOX(&apply));
 }
 

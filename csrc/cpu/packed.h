@@ -37,10 +37,14 @@ struct Packed {
   }
 };
 
-// The lanes of sums[v], by channel: adds them to sum (M).
-template <int M, class scalar_t>
-inline void add_packed(Total<scalar_t> (&sums)[M], int64_t pixels, const AccOf<scalar_t>* center, double* sum) {
+// The lanes of sums[v] and squares[v]: writes sums by channel (M), adds squares to eight doubles.
+template <int M, class scalar_t, class V>
+inline void fold_packed(Total<scalar_t> (&sums)[M], V (&squares)[M], int64_t pixels, const AccOf<scalar_t>* center,
+                        double* sum, double* square) {
   constexpr int L = Total<scalar_t>::L;
+  for (int v = 1; v < M; ++v) squares[0] += squares[v];
+  add_lanes<AccOf<scalar_t>, L>(square, squares[0]);
+  for (int m = 0; m < M; ++m) sum[m] = 0;
   if constexpr (kPad % M == 0 && L % M == 0) {  // lane k of every vector is channel k % M
     for (int v = 1; v < M; ++v) sums[0].add(sums[v]);
     double eight[kPad] = {};
@@ -94,10 +98,7 @@ inline void sum_packed(const scalar_t* s, int64_t pixels, int64_t left, const Ac
       squares[v] += d * d;
     }
   }
-  for (int v = 1; v < M; ++v) squares[0] += squares[v];
-  add_lanes<acc_t, L>(square, squares[0]);
-  for (int m = 0; m < M; ++m) sum[m] = 0;
-  add_packed<M>(sums, pixels, center, sum);
+  fold_packed<M>(sums, squares, pixels, center, sum, square);
 }
 
 // Those of `length` pixels that have the label of a region, `pixels` of them.
@@ -125,16 +126,13 @@ inline void sum_packed_masked(const scalar_t* s, const int32_t* label, int64_t l
       squares[v] += d * d;
     }
   }
-  for (int v = 1; v < M; ++v) squares[0] += squares[v];
-  add_lanes<acc_t, L>(square, squares[0]);
-  for (int m = 0; m < M; ++m) sum[m] = 0;
   int64_t tail = 0;
+  for (int64_t x = end; x < length; ++x) tail += label[x] == region;
+  fold_packed<M>(sums, squares, pixels - tail, center, sum, square);
   for (int64_t x = end; x < length; ++x) {
     if (label[x] != region) continue;
-    ++tail;
     for (int m = 0; m < M; ++m) add_one(s[x * M + m], center[m], sum[m], square[m]);
   }
-  add_packed<M>(sums, pixels - tail, center, sum);
 }
 
 // Calls body(std::integral_constant<int, n>()) for n in 1..most; what lies beyond is taken for the nearer end.

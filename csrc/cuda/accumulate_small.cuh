@@ -2,11 +2,11 @@
 // Grid:   B * splits blocks of kSmallThreads. A block owns pixels_per_split consecutive pixels of one image.
 // Thread: V neighbouring pixels of each row of the block's share, at most kSmallPixels in all.
 // Bytes:  reads P (M e + l) per image once; writes one table per block, the result where an image has one block. Of a
-//         few blocks, the last one to finish reads the tables and writes the result.
+//         few blocks, the last one to finish reads the tables and writes the result. So it does with the loss.
 // Why:    no shared memory per pixel, and no atomics on what is summed: threads, warps, blocks merge in a fixed order.
 #pragma once
 
-#include "arrival.cuh"
+#include "finalise.cuh"
 #include "select.h"
 #include "softmax.cuh"
 
@@ -28,6 +28,7 @@ struct SmallShared {
   double sum[kSmallWarps * kSmallLimit * (kSmallLimit + 1)];
   long long invalid[kSmallWarps];
   int last;
+  FinaliseShared finalise;
 };
 
 // Moments of some pixels, those of a thread, of a block or of an image.
@@ -129,6 +130,7 @@ __global__ void __launch_bounds__(kSmallThreads, small_blocks<scalar_t>(kRegions
   const int64_t end = begin + p.pixels_per_split < P ? begin + p.pixels_per_split : P;
 
   const scalar_t* image = static_cast<const scalar_t*>(p.input.data) + b * p.input.image_stride;
+  clear_arrivals(p, b, split);
 
   PixelPacks<scalar_t, kInterleaved, V, kChannels> packs(kSoftmax ? minus_infinity<acc_t>() : acc_t(0));
   PilotSums<acc_t, kChannels> own[kRegions] = {};
@@ -198,7 +200,8 @@ __global__ void __launch_bounds__(kSmallThreads, small_blocks<scalar_t>(kRegions
         }
       }
     }
-    if (whole || p.arrivals == nullptr) return;
+    if (whole) break;
+    if (p.launch == 0) return;  // merge_kernel follows
     if (!last_to_arrive(p.arrivals + b, p.launch, p.splits, &shared.last)) return;
     found = {};  // of the thread's split
     found.invalid = kNoPixel;
@@ -216,6 +219,7 @@ __global__ void __launch_bounds__(kSmallThreads, small_blocks<scalar_t>(kRegions
       }
     }
   }
+  if (p.with_loss) finish_image<acc_t, 1>(p, b, shared.finalise);
 }
 
 }  // namespace cas_ext

@@ -279,6 +279,7 @@ __global__ void __launch_bounds__(kTableThreads, table_blocks<scalar_t>(V, kSoft
   }
   invalid = block_min<kTileWarps>(invalid, shared.scratch_min);
   if (threadIdx.x == 0) p.partial_invalid[blockIdx.x] = invalid;
+  clear_arrivals(p, b, split);
 }
 
 }  // namespace cas_ext

@@ -223,6 +223,21 @@ __device__ __forceinline__ long long block_min(long long value, long long* scrat
   return value;
 }
 
+// Column sums of (rows, columns) values, one for each thread, which get theirs back; 0 from threads beyond.
+__device__ __forceinline__ double column_sum(double value, unsigned rows, unsigned columns, double* scratch) {
+  const unsigned thread = threadIdx.x, row = thread / columns;
+  __syncthreads();  // the sums before have been read
+  scratch[thread] = value;
+  __syncthreads();
+  for (unsigned left = rows; left > 1;) {
+    const unsigned half = (left + 1) / 2;
+    if (row + half < left) scratch[thread] += scratch[thread + half * columns];
+    left = half;
+    __syncthreads();
+  }
+  return scratch[thread % columns];
+}
+
 __device__ __forceinline__ double not_a_number() { return __longlong_as_double(0x7ff8000000000000LL); }
 
 }  // namespace cas_ext

@@ -48,29 +48,38 @@ inline AccumulatePlan plan_accumulate(const AccumulateParams& p) {
 
 inline ApplyPlan plan_apply(const ApplyParams& p) { return select_apply(p, kApplyThreads); }
 
-static_assert(kSmallThreads <= kMostArrivals);
+static_assert(kSmallThreads <= kMostArrivals && kSmallThreads == kFinaliseThreads && kMergeThreads == kFinaliseThreads);
 static_assert(sizeof(TableShared<float>) <= kSharedTableBytes && sizeof(TableShared<double>) <= kSharedTableBytes);
 
-// Bytes of workspace that accumulate needs for its partial tables.
-inline int64_t workspace_bytes(const Shape& s, const AccumulatePlan& plan) {
-  if (plan.merge == Merge::kNone) return 0;
-  const int64_t words = plan.splits * (s.regions * (s.channels + 2) + 1) + (plan.merge == Merge::kLastBlock);
-  return s.images * words * static_cast<int64_t>(sizeof(double));
+// What accumulate needs of workspace, in words of 8 bytes.
+struct Workspace {
+  int64_t arrivals, terms, tables;
+};
+
+inline Workspace workspace_of(const AccumulateParams& p, const AccumulatePlan& plan) {
+  const int64_t B = p.shape.images, table = plan.splits * (p.shape.regions * (p.shape.channels + 2) + 1);
+  return {plan.merge == Merge::kLastBlock || p.with_loss ? B + 1 : 0, p.with_loss ? 3 * B : 0,
+          plan.merge == Merge::kNone ? 0 : B * table};
 }
 
-// Points the partial tables into a workspace of workspace_bytes(), aligned to 8 bytes. `launches`: how many there were.
+inline int64_t workspace_bytes(const AccumulateParams& p, const AccumulatePlan& plan) {
+  const Workspace words = workspace_of(p, plan);
+  return (words.arrivals + words.terms + words.tables) * static_cast<int64_t>(sizeof(int64_t));
+}
+
+// Points into a workspace of workspace_bytes(), aligned to 8 bytes. `launches`: how many there were.
 inline void place_workspace(AccumulateParams& p, const AccumulatePlan& plan, void* workspace, uint64_t launches) {
+  const Workspace words = workspace_of(p, plan);
+  const int64_t rows = p.shape.images * plan.splits * p.shape.regions;
   p.splits = plan.splits;
   p.pixels_per_split = plan.pixels_per_split;
-  if (plan.merge == Merge::kNone) return;
-  const int64_t rows = p.shape.images * p.splits * p.shape.regions;
-  p.partial_mean = static_cast<double*>(workspace);
+  p.launch = plan.merge == Merge::kKernel ? 0 : arrival_number(launches);
+  p.arrivals = static_cast<unsigned long long*>(workspace);
+  p.finalise.terms = static_cast<double*>(workspace) + words.arrivals;
+  p.partial_mean = p.finalise.terms + words.terms;
   p.partial_scatter = p.partial_mean + rows * p.shape.channels;
   p.partial_count = reinterpret_cast<int64_t*>(p.partial_scatter + rows);
   p.partial_invalid = p.partial_count + rows;
-  if (plan.merge == Merge::kKernel) return;
-  p.arrivals = reinterpret_cast<unsigned long long*>(p.partial_invalid + p.shape.images * p.splits);
-  p.launch = arrival_number(launches);
 }
 
 template <class scalar_t, bool kWide, bool kInterleaved, bool kSoftmax, int kRegions, class Launch>
@@ -85,10 +94,8 @@ void launch_small(const AccumulateParams& p, dim3 grid, Launch& launch) {
   }
 }
 
-// accumulate: `plan` is plan_accumulate(p), the workspace is placed.
 template <class Launch>
-void launch_accumulate(const AccumulateParams& p, const AccumulatePlan& plan, Launch&& launch) {
-  if (p.shape.images == 0) return;
+void launch_moments(const AccumulateParams& p, const AccumulatePlan& plan, Launch& launch) {
   const dim3 grid(static_cast<unsigned>(p.shape.images * p.splits));
   visit_scalar(p.scalar, [&](auto scalar) {
     using scalar_t = decltype(scalar);
@@ -112,14 +119,24 @@ void launch_accumulate(const AccumulateParams& p, const AccumulatePlan& plan, La
 }
 
 template <class Launch>
+void launch_reduce(const FinaliseParams& p, Launch& launch) {
+  launch(p.wide ? reduce_kernel<double> : reduce_kernel<float>, dim3(1), dim3(kFinaliseThreads), sizeof(FinaliseShared),
+         p);
+}
+
+// accumulate, and finalise if p.with_loss: `plan` is plan_accumulate(p), the workspace is placed.
+template <class Launch>
+void launch_accumulate(const AccumulateParams& p, const AccumulatePlan& plan, Launch&& launch) {
+  if (p.shape.images > 0) launch_moments(p, plan, launch);
+  const bool reduce = p.with_loss && p.finalise.reduction != Reduction::kNone;
+  if (reduce && !reduces_last(p.shape)) launch_reduce(p.finalise, launch);
+}
+
+template <class Launch>
 void launch_finalise(const FinaliseParams& p, Launch&& launch) {
   if (p.shape.images == 0) return;
   const dim3 grid(static_cast<unsigned>(p.shape.images)), block(kFinaliseThreads);
-  if (p.wide) {
-    launch(finalise_kernel<double>, grid, block, kFinaliseSharedBytes, p);
-  } else {
-    launch(finalise_kernel<float>, grid, block, kFinaliseSharedBytes, p);
-  }
+  launch(p.wide ? finalise_kernel<double> : finalise_kernel<float>, grid, block, sizeof(FinaliseShared), p);
 }
 
 template <class scalar_t, int kChannels, class Launch>

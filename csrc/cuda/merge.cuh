@@ -1,12 +1,12 @@
-// merge_kernel: the blocks' partial tables (B, splits, N, M) -> count (B,N), mean (B,N,M), scatter (B,N).
-// Grid:   B * N blocks of kMergeThreads; a block owns one region of one image.
+// merge_kernel: the blocks' partial tables (B, splits, N, M) -> count (B,N), mean (B,N,M), scatter (B,N). The last
+// block of an image goes on to its loss. Grid:   B * N blocks of kMergeThreads; a block owns one region of one image.
 // Thread: one channel, of up to 32 at a time, of every rows-th split; lanes: neighbouring channels.
 // Bytes:  reads the partial means twice (from L2, then L1), where a block met the region; writes the moments once.
 // Why:    mean first, then the scatter about it: the same result whatever the number of splits, to double rounding.
 //         Sums over splits are trees, so that two regions of 4096 splits take no longer than a thousand of 98.
 #pragma once
 
-#include "device.cuh"
+#include "finalise.cuh"
 
 namespace cas_ext {
 
@@ -16,22 +16,9 @@ constexpr int kMergeWarps = kMergeThreads / kWarpSize;
 struct MergeShared {
   long long invalid[kMergeWarps], count[kMergeWarps];
   double scatter[kMergeWarps], sum[kMergeThreads];
+  int last;
+  FinaliseShared finalise;
 };
-
-// Column sums of (rows, columns) values, one for each thread, which get theirs back; 0 from threads beyond.
-__device__ __forceinline__ double column_sum(double value, unsigned rows, unsigned columns, double* scratch) {
-  const unsigned thread = threadIdx.x, row = thread / columns;
-  __syncthreads();  // the sums before have been read
-  scratch[thread] = value;
-  __syncthreads();
-  for (unsigned left = rows; left > 1;) {
-    const unsigned half = (left + 1) / 2;
-    if (row + half < left) scratch[thread] += scratch[thread + half * columns];
-    left = half;
-    __syncthreads();
-  }
-  return scratch[thread % columns];
-}
 
 __global__ void __launch_bounds__(kMergeThreads, 2) merge_kernel(AccumulateParams p) {
   const int64_t N = p.shape.regions, M = p.shape.channels, splits = p.splits;
@@ -73,10 +60,14 @@ __global__ void __launch_bounds__(kMergeThreads, 2) merge_kernel(AccumulateParam
     if (p.partial_count[cell(k)] > 0) scatter[0] += p.partial_scatter[cell(k)];
   }
   block_sum<kMergeWarps>(scatter, shared.scatter);
-  if (threadIdx.x != 0) return;
-  p.count[b * N + i] = count[0];
-  p.scatter[b * N + i] = scatter[0] + poison;
-  if (i == 0) p.first_invalid[b] = invalid;
+  if (threadIdx.x == 0) {
+    p.count[b * N + i] = count[0];
+    p.scatter[b * N + i] = scatter[0] + poison;
+    if (i == 0) p.first_invalid[b] = invalid;
+  }
+  if (!p.with_loss || !last_to_arrive(p.arrivals + b, p.launch, N, &shared.last)) return;
+  p.finalise.wide ? finish_image<double, kManyRegions>(p, b, shared.finalise)
+                  : finish_image<float, kManyRegions>(p, b, shared.finalise);
 }
 
 }  // namespace cas_ext

@@ -1,5 +1,5 @@
-// The CUDA operators: current stream, device guard, launch checks. No allocation beyond the outputs and the partial
-// tables, no host sync unless `validate` asks for one.
+// The CUDA operators: current stream, device guard, launch checks. No allocation beyond the outputs and one
+// workspace, no host sync unless `validate` asks for one.
 #include <cuda_runtime.h>
 
 #include <atomic>
@@ -59,13 +59,10 @@ void raise_from_device(const AccumulateParams& p, const Tensor& target, cudaStre
   });
 }
 
-MomentTensors accumulate(Tensor input, Tensor target, int64_t num_regions, int64_t ignore_index, bool validate,
-                         int64_t activation) {
+void run_accumulate(AccumulateParams& p, const Tensor& input, const Tensor& target, bool validate) {
   const Launcher launch(input);
-  AccumulateCall call = make_accumulate(input, target, num_regions, ignore_index, activation);
-  AccumulateParams& p = call.params;
   const AccumulatePlan plan = plan_accumulate(p);
-  const int64_t bytes = workspace_bytes(p.shape, plan);
+  const int64_t bytes = workspace_bytes(p, plan);
   const Tensor workspace = empty(input, ScalarType::Byte, bytes + p.shape.images * sizeof(int64_t));
   char* const memory = static_cast<char*>(workspace.mutable_data_ptr());
   p.first_invalid = reinterpret_cast<int64_t*>(memory + bytes);
@@ -73,7 +70,20 @@ MomentTensors accumulate(Tensor input, Tensor target, int64_t num_regions, int64
   place_workspace(p, plan, memory, launches++);
   launch_accumulate(p, plan, launch);
   if (validate && p.shape.images > 0) raise_from_device(p, target, launch.stream());
+}
+
+MomentTensors accumulate(Tensor input, Tensor target, int64_t num_regions, int64_t ignore_index, bool validate,
+                         int64_t activation) {
+  AccumulateCall call = make_accumulate(input, target, num_regions, ignore_index, activation);
+  run_accumulate(call.params, input, target, validate);
   return {call.count, call.mean, call.scatter};
+}
+
+ForwardTensors forward(Tensor input, Tensor target, int64_t num_regions, int64_t ignore_index, bool validate,
+                       int64_t activation, double alpha, int64_t pairs, int64_t reduction) {
+  ForwardCall call = make_forward(input, target, num_regions, ignore_index, activation, alpha, pairs, reduction);
+  run_accumulate(call.params, input, target, validate);
+  return call.results();
 }
 
 FinaliseTensors finalise(Tensor count, Tensor mean, Tensor scatter, double alpha, int64_t pairs, bool wide) {
@@ -97,6 +107,7 @@ Tensor apply(Tensor input, Tensor target, Tensor weight, bool average, Tensor sc
 STABLE_TORCH_LIBRARY_IMPL(cas_ext, CUDA, m) {
   m.impl("accumulate", TORCH_BOX(&accumulate));
   m.impl("finalise", TORCH_BOX(&finalise));
+  m.impl("forward", TORCH_BOX(&forward));
   m.impl("apply", TORCH_BOX(&apply));
 }
 

@@ -196,7 +196,7 @@ ROWS = (
 
 
 # Tables only: their time is that of a launch.
-WITHOUT_ROW = ("finalise_kernel", "merge_kernel")
+WITHOUT_ROW = ("finalise_kernel", "merge_kernel", "reduce_kernel")
 
 
 def read_functions() -> dict[str, Function]:

@@ -45,18 +45,17 @@ Shape shape_of(const py::array& input, int64_t regions) {
   return {input.shape(0), regions, input.shape(1), pixels};
 }
 
-// What an image's word of workspace may hold before a launch: anything, and what a launch that was cut off left.
-py::array_t<uint64_t> stale_words(int64_t images, uint64_t launches) {
+// What a word of workspace may hold before a launch: anything, and what a launch that was cut off left.
+py::array_t<uint64_t> stale_words(int64_t size, uint64_t launches) {
   static std::mt19937_64 random(1);
-  py::array_t<uint64_t> words(images);
-  for (int64_t b = 0; b < images; ++b) words.mutable_at(b) = b % 2 ? arrival_number(launches - 1) + 1 : random();
+  py::array_t<uint64_t> words(size);
+  for (int64_t k = 0; k < size; ++k) words.mutable_at(k) = k % 2 ? arrival_number(launches - 1) + 1 : random();
   return words;
 }
 
-// `first_invalid` comes back as the fourth result, the words that told the last blocks as the fifth.
-py::tuple accumulate(const py::array& input, int scalar, const py::array& target, int label, int64_t regions,
-                     int64_t ignore_index, int activation) {
-  simt::Arrays arrays;
+// The parameters that accumulate and forward share.
+AccumulateParams accumulate_params(simt::Arrays& arrays, const py::array& input, int scalar, const py::array& target,
+                                   int label, int64_t regions, int64_t ignore_index, int activation) {
   AccumulateParams p{};
   p.shape = shape_of(input, regions);
   p.scalar = static_cast<Scalar>(scalar);
@@ -69,42 +68,91 @@ py::tuple accumulate(const py::array& input, int scalar, const py::array& target
   p.mean = arrays.out<double>("mean", {B, N, M});
   p.scatter = arrays.out<double>("scatter", {B, N});
   p.first_invalid = arrays.out<int64_t>("first_invalid", {B});
+  return p;
+}
+
+// Launches; returns for each word that told a last block whether it still counts, which would mislead a replay.
+py::array run_accumulate(simt::Arrays& arrays, AccumulateParams& p) {
   const AccumulatePlan plan = plan_accumulate(p);
-  const int64_t bytes = workspace_bytes(p.shape, plan);
+  const int64_t words = workspace_of(p, plan).arrivals;
   void* workspace = nullptr;
-  if (bytes > 0) workspace = arrays.workspace("workspace", bytes, 8);
+  if (const int64_t bytes = workspace_bytes(p, plan)) workspace = arrays.workspace("workspace", bytes, 8);
   static uint64_t launches = 0;
   place_workspace(p, plan, workspace, launches);
-  const bool counted = p.arrivals != nullptr;
-  if (counted) p.arrivals = arrays.inout("arrivals", stale_words(B, launches));
+  if (words > 0) p.arrivals = arrays.inout("arrivals", stale_words(words, launches));
   ++launches;
   launch_accumulate(p, plan, simt::Launch{});
+  py::array_t<bool> counting(words);
+  if (words == 0) return counting;
+  const py::array_t<uint64_t> left = arrays.take("arrivals");
+  for (int64_t k = 0; k < words; ++k) {
+    const uint64_t count = left.at(k) ^ p.launch;
+    counting.mutable_at(k) = p.launch == 0 ? count != 0 : count <= kMostArrivals;
+  }
+  return counting;
+}
+
+// `first_invalid` comes back as the fourth result, run_accumulate's as the fifth.
+py::tuple accumulate(const py::array& input, int scalar, const py::array& target, int label, int64_t regions,
+                     int64_t ignore_index, int activation) {
+  simt::Arrays arrays;
+  AccumulateParams p = accumulate_params(arrays, input, scalar, target, label, regions, ignore_index, activation);
+  const py::array words = run_accumulate(arrays, p);
   return py::make_tuple(arrays.take("count"), arrays.take("mean"), arrays.take("scatter"), arrays.take("first_invalid"),
-                        counted ? arrays.take("arrivals") : py::array_t<uint64_t>(0));
+                        words);
+}
+
+const char* const kLossArrays[] = {"loss", "uniformer", "discriminator", "scale", "center", "offset"};
+
+FinaliseParams finalise_params(simt::Arrays& arrays, int64_t B, int64_t N, int64_t M, double alpha, int pairs,
+                               bool wide, int reduction) {
+  FinaliseParams p{};
+  p.shape = {B, N, M, 0};
+  p.alpha = alpha;
+  p.pairs = static_cast<Pairs>(pairs);
+  p.wide = wide;
+  p.reduction = static_cast<Reduction>(reduction);
+  const py::dtype acc = wide ? py::dtype::of<double>() : py::dtype::of<float>();
+  const Sizes terms = p.reduction == Reduction::kNone ? Sizes{B} : Sizes{};
+  p.loss = arrays.out("loss", acc, terms);
+  p.uniformer = arrays.out("uniformer", acc, terms);
+  p.discriminator = arrays.out("discriminator", acc, terms);
+  p.scale = arrays.out("scale", acc, {B, N});
+  p.center = arrays.out("center", acc, {B, N, M});
+  p.offset = arrays.out("offset", acc, {B, N, M});
+  return p;
 }
 
 py::tuple finalise(const py::array& count, const py::array& mean, const py::array& scatter, double alpha, int pairs,
                    bool wide) {
   simt::Arrays arrays;
-  FinaliseParams p{};
-  const int64_t B = mean.shape(0), N = mean.shape(1), M = mean.shape(2);
-  p.shape = {B, N, M, 0};
-  p.alpha = alpha;
-  p.pairs = static_cast<Pairs>(pairs);
-  p.wide = wide;
+  FinaliseParams p = finalise_params(arrays, mean.shape(0), mean.shape(1), mean.shape(2), alpha, pairs, wide, 0);
   p.count = arrays.in("count", count);
   p.mean = arrays.in("mean", mean);
   p.scatter = arrays.in("scatter", scatter);
-  const py::dtype acc = wide ? py::dtype::of<double>() : py::dtype::of<float>();
-  p.loss = arrays.out("loss", acc, {B});
-  p.uniformer = arrays.out("uniformer", acc, {B});
-  p.discriminator = arrays.out("discriminator", acc, {B});
-  p.scale = arrays.out("scale", acc, {B, N});
-  p.center = arrays.out("center", acc, {B, N, M});
-  p.offset = arrays.out("offset", acc, {B, N, M});
   launch_finalise(p, simt::Launch{});
-  return py::make_tuple(arrays.take("loss"), arrays.take("uniformer"), arrays.take("discriminator"),
-                        arrays.take("scale"), arrays.take("center"), arrays.take("offset"));
+  py::list results;
+  for (const char* name : kLossArrays) results.append(arrays.take(name));
+  return py::tuple(results);
+}
+
+// As accumulate, before its results those of finalise.
+py::tuple forward(const py::array& input, int scalar, const py::array& target, int label, int64_t regions,
+                  int64_t ignore_index, int activation, double alpha, int pairs, int reduction) {
+  simt::Arrays arrays;
+  AccumulateParams p = accumulate_params(arrays, input, scalar, target, label, regions, ignore_index, activation);
+  p.with_loss = true;
+  p.finalise = finalise_params(arrays, p.shape.images, regions, p.shape.channels, alpha, pairs,
+                               p.scalar == Scalar::kDouble, reduction);
+  p.finalise.count = p.count;
+  p.finalise.mean = p.mean;
+  p.finalise.scatter = p.scatter;
+  const py::array words = run_accumulate(arrays, p);
+  py::list results;
+  for (const char* name : kLossArrays) results.append(arrays.take(name));
+  for (const char* name : {"count", "mean", "scatter", "first_invalid"}) results.append(arrays.take(name));
+  results.append(words);
+  return py::tuple(results);
 }
 
 // `strides`: of the gradient, in elements. `weight` may have stride 0.
@@ -143,6 +191,7 @@ py::dict plan_of_accumulate(const Sizes& sizes, int scalar, uintptr_t input, con
   p.scalar = static_cast<Scalar>(scalar);
   p.input = pixels_at(input, strides, interleaved);
   p.target.data = reinterpret_cast<const void*>(target);
+  p.with_loss = true;  // as in `forward`
   const AccumulatePlan plan = plan_accumulate(p);
   py::dict result;
   result["kernel"] = plan.kernel == AccumulateKernel::kSmall ? "accumulate_small" : "accumulate_table";
@@ -151,7 +200,7 @@ py::dict plan_of_accumulate(const Sizes& sizes, int scalar, uintptr_t input, con
   result["pixels_per_split"] = plan.pixels_per_split;
   const char* const merges[] = {"none", "last block", "kernel"};
   result["merge"] = merges[static_cast<int>(plan.merge)];
-  result["workspace_bytes"] = workspace_bytes(p.shape, plan);
+  result["workspace_bytes"] = workspace_bytes(p, plan);
   return result;
 }
 
@@ -185,6 +234,7 @@ PYBIND11_MODULE(emulated_kernels, module) {
   module.def("layout", &layout);
   module.def("accumulate", &accumulate);
   module.def("finalise", &finalise);
+  module.def("forward", &forward);
   module.def("apply", &apply);
   module.def("select_accumulate", &plan_of_accumulate);
   module.def("select_apply", &plan_of_apply);

@@ -44,9 +44,10 @@ def _readable(input):
     return input if _layout(input) else input.contiguous()
 
 
-def accumulate(input, target, num_regions, ignore_index, validate, activation=0):
+def _run(kernel, input, target, num_regions, ignore_index, validate, activation, *options):
+    """The results of `accumulate` or `forward` of the module, after the checks of operators.cu."""
     source, labels = _readable(input), target.contiguous()
-    *moments, first_invalid, arrivals = kernels().accumulate(
+    *results, first_invalid, counting = kernel(
         _array(source),
         SCALARS[input.dtype],
         _array(labels),
@@ -54,20 +55,30 @@ def accumulate(input, target, num_regions, ignore_index, validate, activation=0)
         num_regions,
         ignore_index,
         activation,
+        *options,
     )
-    assert not arrivals.any()  # cleared, for a graph that is replayed
+    assert not counting.any()
     for image, pixel in enumerate(first_invalid if validate else ()):
         if pixel != NO_PIXEL:
             label = int(labels.flatten(1)[image, pixel]) if labels.dim() > 1 else int(labels[image])
             raise ValueError(
                 kernels().label_message(list(target.shape), image, pixel, label, num_regions, ignore_index)
             )
-    return tuple(torch.from_numpy(moment) for moment in moments)
+    return tuple(torch.from_numpy(result) for result in results)
+
+
+def accumulate(input, target, num_regions, ignore_index, validate, activation=0):
+    return _run(kernels().accumulate, input, target, num_regions, ignore_index, validate, activation)
 
 
 def finalise(count, mean, scatter, alpha, pairs, wide):
     results = kernels().finalise(_array(count), _array(mean), _array(scatter), alpha, pairs, wide)
     return tuple(torch.from_numpy(result) for result in results)
+
+
+def forward(input, target, num_regions, ignore_index, validate, activation, alpha, pairs, reduction):
+    options = (alpha, pairs, reduction)
+    return _run(kernels().forward, input, target, num_regions, ignore_index, validate, activation, *options)
 
 
 def apply(input, target, weight, average, scale, center, offset, ignore_index, activation=0):

@@ -21,6 +21,8 @@ BLOCK_BYTES = (
 BLOCK_PIXELS = 256  # kTilePixels of tile_groups.cuh
 SMALL_PIXELS = (256 * 16, 256 * 256)  # least and most of a block of accumulate_small.cuh
 HELD_CHANNELS = 64  # kHeldChannels of apply_softmax.cuh
+MOST_ARRIVALS = 4095  # kMostArrivals of arrival.cuh
+RESULTS = ("loss", "uniformer", "discriminator", "scale", "center", "offset", "count", "mean", "scatter")  # of forward
 
 
 @dataclass(frozen=True)
@@ -91,16 +93,21 @@ def every_case() -> list[Case]:
 
 
 def run(case: Case, height: int | None = None) -> dict[str, torch.Tensor]:
-    """accumulate, finalise and apply of one case on the emulator: everything they return, by name."""
+    """forward and apply of one case on the emulator: everything they return, by name."""
     input, target = case.tensors(height)
-    count, mean, scatter = emulated.accumulate(input, target, case.regions, IGNORED, False, case.activation)
-    wide = case.dtype == torch.float64
-    names = ("loss", "uniformer", "discriminator", "scale", "center", "offset")
-    found = dict(zip(names, emulated.finalise(count, mean, scatter, 0.3, 0, wide), strict=True))
+    results = emulated.forward(input, target, case.regions, IGNORED, False, case.activation, 0.3, 0, 0)
+    found = dict(zip(RESULTS, results, strict=True))
     weight = torch.ones(1, dtype=found["loss"].dtype).expand(2)
     coefficients = (found["scale"], found["center"], found["offset"])
     gradient = emulated.apply(input, target, weight, True, *coefficients, IGNORED, case.activation)
-    return {"count": count, "mean": mean, "scatter": scatter, "gradient": gradient, **found}
+    return {"gradient": gradient, **found}
+
+
+def images(number: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images of three pixels of three regions, one of them IGNORED."""
+    random = torch.Generator().manual_seed(number)
+    input = torch.rand(number, 2, 3, generator=random, dtype=torch.float64).to(dtype)
+    return input, torch.tensor([[0, 2, IGNORED]], dtype=torch.uint8).expand(number, 3)
 
 
 def compiled_kernels() -> set[str]:

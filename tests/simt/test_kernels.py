@@ -6,7 +6,7 @@ import torch
 from cas_ext import reference
 from simt import emulated
 
-from .specialisations import DTYPES, IGNORED, SMALL_PIXELS, Case, compiled_kernels, every_case, run
+from .specialisations import DTYPES, IGNORED, SMALL_PIXELS, Case, compiled_kernels, every_case, images, run
 
 CASES = every_case()
 SEEDS = range(1, 51)
@@ -72,6 +72,10 @@ def assert_accesses(case: Case, record_property) -> None:
 def test_every_specialisation_is_reached():
     for case in CASES:
         run(case)
+    for dtype in (torch.float32, torch.float64):  # what no case needs: finalise alone, and no image to reduce
+        moments = emulated.accumulate(*images(3, dtype), 3, IGNORED, False)
+        emulated.finalise(*moments, 0.3, 0, dtype == torch.float64)
+        emulated.forward(*images(0, dtype), 3, IGNORED, False, 0, 0.3, 0, 1)
     missed = compiled_kernels() - set(emulated.kernels().kernels_run())
     assert len(compiled_kernels()) > 190
     assert missed == set()
