@@ -26,6 +26,11 @@ class Options(NamedTuple):
     reduction: str
     return_terms: bool
 
+    @property
+    def terms(self) -> int:
+        """How many of loss, uniformer, discriminator are returned."""
+        return 3 if self.return_terms else 1
+
     def per_image(self) -> Options:
         return self._replace(reduction="none", return_terms=False)
 
@@ -75,7 +80,7 @@ class CASLossFunction(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         input, target, ctx.regions, ctx.options = inputs
-        tables = output[3 if ctx.options.return_terms else 1 :]
+        tables = output[ctx.options.terms :]
         ctx.mark_non_differentiable(*tables)
         ctx.set_materialize_grads(False)
         save(ctx, input, target, *tables)
@@ -84,7 +89,7 @@ class CASLossFunction(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, None, None, None]:
         input, target, *tables = ctx.saved_tensors
         total = None
-        for k, weight in enumerate(gradients):
+        for k, weight in enumerate(gradients[: ctx.options.terms]):
             if weight is None:
                 continue
             sign, coefficients, options = term(k, tables, ctx.options)
@@ -102,7 +107,7 @@ class CASLossFunction(torch.autograd.Function):
         acc = accumulation_dtype(input.dtype)
         one = torch.ones(1, dtype=acc, device=input.device).expand(input.shape[0])
         pushed = []
-        for k in range(3 if ctx.options.return_terms else 1):
+        for k in range(ctx.options.terms):
             sign, coefficients, options = term(k, tables, ctx.options)
             unit = call(CASGradientFunction, input, target, one, *coefficients, ctx.regions, options.per_image())
             pushed.append(sign * reduce(inner(unit, tangent, acc, ctx.regions.group), options.reduction))
@@ -113,9 +118,8 @@ class CASLossFunction(torch.autograd.Function):
         images, (input, target) = fold(info.batch_size, in_dims, input, target)
         results = call(CASLossFunction, input, target, regions, options._replace(reduction="none"))
         results = [unfold(info.batch_size, images, result) for result in results]
-        terms = 3 if options.return_terms else 1
-        reduced = (reduce(term, options.reduction) for term in results[:terms])
-        return (*reduced, *results[terms:]), (0,) * len(results)
+        reduced = (reduce(term, options.reduction) for term in results[: options.terms])
+        return (*reduced, *results[options.terms :]), (0,) * len(results)
 
 
 def _forward(input: Tensor, target: Tensor, regions: Regions, options: Options) -> tuple[Tensor, ...]:
