@@ -257,7 +257,7 @@ def test_exported_program_has_the_second_derivative_of_the_function(device, func
 
     def hessian_vector_product(of):
         leaf = input.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(of(leaf, target), leaf, create_graph=True)
+        (gradient,) = torch.autograd.grad(of(leaf, target).sum(), leaf, create_graph=True)
         return torch.autograd.grad((gradient * tangent).sum(), leaf)[0]
 
     expected = hessian_vector_product(function)
