@@ -79,7 +79,8 @@ def describe(device: str, command: str) -> dict[str, object]:
     cpu = f"{_cpu_name()}, {torch.backends.cpu.get_cpu_capability()}"
     driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if device == "cuda" else None
     commit = _output("git", "rev-parse", "HEAD")
-    if commit and _output("git", "status", "--porcelain", "--untracked-files=no"):
+    # New results beside the code are no change of it.
+    if commit and _output("git", "status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results"):
         commit += " with local changes"
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else cpu,

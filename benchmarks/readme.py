@@ -38,7 +38,7 @@ def _of_file(path: Path, result: dict) -> str:
     scaled = "" if result["scale"] == "full" else "; sizes scaled down for this machine"
     lines = [
         f"**{result['device']}**{threads}: {read:.0f} GB/s read, {copy:.0f} GB/s copied{scaled}. "
-        f"torch {result['torch']}, {result['date'][:10]}, commit {(result['commit'] or 'unknown')[:10]}.",
+        f"torch {result['torch']}, {result['date'][:10]}, commit {(result['commit'] or 'unknown')[:10]}: `{result['command']}`",
         "",
     ]
     found = groups(row for row in result["rows"] if row["sweep"] is None)

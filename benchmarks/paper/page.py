@@ -19,6 +19,7 @@ from .jobs import JobError
 
 PAGE = ROOT / "docs" / "experiments.md"
 COMMITTED = ROOT / "docs" / "experiments"
+TIME = "time.txt"  # what `time make paper-cpu` printed last, with the machine above it
 FILES = (report.RESULTS, report.REPORT, report.CURVES, report.PICTURES)
 
 
@@ -31,13 +32,20 @@ def section(command: str, folder: Path) -> str:
     return f"{report.text(content)}\n{report.images(content, f'{folder.name}/{command}/')}"
 
 
+def sections(folder: Path) -> dict[str, str]:
+    """All parts of the page by the names of their markers."""
+    path = folder / TIME
+    time = f"```\n{path.read_text()}```\n" if path.exists() else "How long that takes has not been measured.\n"
+    return {"time": time, **{command: section(command, folder) for command in report.TITLES}}
+
+
 def renewed(page: str, folder: Path) -> str:
     """The page with all its parts written anew.
 
-    Raises: ValueError where the markers of a command are missing.
+    Raises: ValueError where the markers of a part are missing.
     """
-    for command in report.TITLES:
-        page = updated(page, section(command, folder), command)
+    for name, text in sections(folder).items():
+        page = updated(page, text, name)
     return page
 
 
@@ -45,9 +53,9 @@ def stale(page: Path, folder: Path) -> list[str]:
     """What is out of date, in words: parts of the page, reports, and figures drawn from other results."""
     old = page.read_text()
     found = [
-        f"{page.name}: the part on {command} is out of date"
-        for command in report.TITLES
-        if updated(old, section(command, folder), command) != old
+        f"{page.name}: the part on {name} is out of date"
+        for name, text in sections(folder).items()
+        if updated(old, text, name) != old
     ]
     for command in report.TITLES:
         results = folder / command / report.RESULTS

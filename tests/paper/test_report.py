@@ -157,7 +157,7 @@ def test_stale_pages_reports_and_figures_are_found(tmp_path: Path, monkeypatch, 
     monkeypatch.setattr(page, "PAGE", path)
     monkeypatch.setattr(page, "COMMITTED", folder)
     path.parent.mkdir()
-    path.write_text("".join(f"# {c}\n<!-- {c}:begin -->\n<!-- {c}:end -->\n" for c in report.TITLES))
+    path.write_text("".join(f"# {c}\n<!-- {c}:begin -->\n<!-- {c}:end -->\n" for c in ("time", *report.TITLES)))
 
     assert page.main(["--from", str(source)]) == 2 and "no such file" in capsys.readouterr().err
     assert page.main([]) == 0 and path.read_text().count("No results are committed yet") == 4
@@ -181,6 +181,9 @@ def test_stale_pages_reports_and_figures_are_found(tmp_path: Path, monkeypatch, 
     assert "texture/report.md" not in capsys.readouterr().out
     path.write_text(text.replace("0.960", "0.990"))
     assert page.main(["--check"]) == 1 and "part on low-fidelity" in capsys.readouterr().out
+    (folder / page.TIME).write_text("real 12m34s\n")
+    assert page.main(["--check"]) == 1 and "part on time" in capsys.readouterr().out
+    assert page.main([]) == 0 and "```\nreal 12m34s\n```" in path.read_text()
 
 
 def test_the_committed_page_is_up_to_date() -> None:
