@@ -1,4 +1,5 @@
-# make demo | paper-cpu | benchmark-cpu | test | test-long | lint | gpu-check | sass | clean.  Every target sets itself up; nothing is installed outside this folder.
+# make demo | paper-cpu | benchmark-cpu | readme-figures | test | test-long | lint | format | gpu-check | sass | install | clean
+# All but gpu-check set themselves up; nothing is installed outside this folder.
 PYTHON ?= python3
 VENV ?= .venv
 # The PyTorch that is put into the environment; any version >= 2.10 works.
@@ -66,12 +67,12 @@ format: $(VENV)/lint.stamp
 	$(VENV)/bin/ruff check --fix . ; $(VENV)/bin/ruff format .
 	$(VENV)/bin/clang-format -i $$(git ls-files '*.h' '*.cpp' '*.cu' '*.cuh')
 
-# For a machine with a GPU and no network: uses the PyTorch of $(PYTHON) and builds in place.
+# For a machine with a GPU and no network: uses what $(PYTHON) has (PyTorch, and what `pip install ".[test]"` brings) and builds in place.
 OUT ?= gpu-check
 gpu-check:
 	$(PYTHON) -m benchmarks.gpu_check --out $(OUT)
 
-# All that README says of speed, measured anew: 40 minutes on a machine that does nothing else.
+# All that README says of speed, measured anew, on a machine that does nothing else.
 RESULTS := benchmarks/results
 SPEED := $(PY) -m benchmarks.speed --device cpu --budget 0.06
 benchmark-cpu: $(VENV)/test.stamp

@@ -41,7 +41,7 @@ class Default:
     size: int = 96
 
 
-# The three on two regions share trainings, so they share these. Small, so that `make paper-cpu` ends within 25 minutes.
+# The three on two regions share trainings, so they share these. Small, so that `make paper-cpu` ends soon: docs/experiments.md.
 DEFAULTS = {
     "low-fidelity": Default(),
     "high-fidelity": Default(),

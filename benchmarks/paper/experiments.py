@@ -16,10 +16,6 @@ from .options import Options
 from .pool import Results
 
 TWO = 2  # channels of a saliency network: S and 1 - S
-OUTPUTS = {
-    "multi-region": (8, 16),
-    "texture": (2, 8),
-}  # channels M: the sweep begins with the first, then tries the others
 PRINTED = Setting("ordered", "sqeuclidean").name  # Eq. 1 with the authors' alpha
 THEN = " then "
 TRANSFERRED = ", trained on salient objects"

@@ -223,7 +223,8 @@ class Setting:
     """Of CAS. softmax: Eq. 1 of codes; without it, of the network's output itself, the "descriptor components".
 
     Without a softmax, scaling the output by c scales the squared discriminator like the uniformer, so that where it is the
-    larger one the loss has no lower bound. The other distances grow more slowly than the uniformer: there it has one.
+    larger one the loss has no lower bound. The other distances grow more slowly than the uniformer: along a scaling they
+    have one, as long as the uniformer is not 0.
     """
 
     pairs: str
