@@ -82,6 +82,9 @@ benchmark-cpu: $(VENV)/test.stamp
 	  --peers cas_ext onehot scatter_add onehot_compiled index_add_compiled masked_sum_compiled --out $(RESULTS)/cpu-1-thread-sweep.json
 	$(SPEED) --threads 1 --peer-grid base --cases paper voc embedding superpixel --labels small --masks coherent --dtypes float32 --layouts nchw \
 	  --out $(RESULTS)/second-run/cpu-1-thread.json
+	$(SPEED) --threads 1 --activation softmax --cases paper voc embedding --labels small --masks coherent random --peer-grid base \
+	  --peers cas_ext cas_ext_unfused scatter_add onehot_compiled scatter_add_compiled index_add_compiled masked_sum_compiled \
+	  --out $(RESULTS)/cpu-1-thread-softmax.json
 	$(PY) -m benchmarks.call_cost --out $(RESULTS)/call-cost/cpu.json
 	$(PY) -m benchmarks.readme
 

@@ -162,12 +162,13 @@ def time_cuda(loss: Loss, sets: list[BufferSet], regions: int, phase: str, budge
             eager.append(1e3 * rotation.wall_seconds(phase, len(sets), torch.cuda.synchronize) / len(sets))
         _drop_gradients(sets)
         calls = max(len(sets), min(MAX_CALLS, round(CUDA_SAMPLE_S / seconds)))
-        timer = "graph"
+        timer, stream = "graph", torch.cuda.current_stream()
         try:
             prepare, work = _captured(rotation, phase, calls)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError:  # an operation that cannot be captured
+            torch.cuda.set_stream(stream)  # a capture that fails at its end leaves its own
             torch.cuda.synchronize()
             timer = "events"
             prepare, work = _uncaptured(rotation, phase, calls)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -144,8 +144,8 @@ def triton(input: Tensor, target: Tensor, regions: int) -> Tensor:
 class Peer:
     """An implementation, and where it can run.
 
-    kind: what it is compared as: "ours", "eager", "compiled", "triton", "library", or "authors", which is another loss,
-    judged against itself. module: what must be importable. max_regions: beyond it nobody would write this. onehot: it
+    kind: what it is compared as: "ours", "unfused", "eager", "compiled", "triton", "library", or "authors", which is another
+    loss, judged against itself. module: what must be importable. max_regions: beyond it nobody would write this. onehot: it
     holds (B, P, N) tensors.
     """
 
@@ -206,3 +206,19 @@ PEERS = {
     "reference_compiled": Peer(reference, "compiled", compile=True, onehot=True),
 }
 DEFAULT_PEERS = tuple(name for name in PEERS if not name.startswith("reference"))
+
+
+def after_softmax(loss: Loss) -> Loss:
+    """The loss of logits, by a softmax in front."""
+    return lambda input, target, regions: loss(input.softmax(1), target, regions)
+
+
+def fused(input: Tensor, target: Tensor, regions: int) -> Tensor:
+    return cas_ext.cas_loss(input, target, num_regions=regions, activation="softmax")
+
+
+# The same behind a softmax, which cas_ext fuses; "unfused" is cas_ext without that.
+SOFTMAX_PEERS = {name: replace(peer, loss=after_softmax(peer.loss)) for name, peer in PEERS.items()} | {
+    "cas_ext": Peer(fused, "ours"),
+    "cas_ext_unfused": Peer(after_softmax(cas_ext_loss), "unfused"),
+}

@@ -36,6 +36,7 @@ def _of_file(path: Path, result: dict) -> str:
     read, copy = (result["ceilings"][name] for name in ("read_gbps", "copy_gbps"))
     threads = f", {result['threads']} thread{'s' * (result['threads'] != 1)}" if result["threads"] else ""
     scaled = "" if result["scale"] == "full" else "; sizes scaled down for this machine"
+    scaled += "; inputs are logits, with the softmax in front of the loss" * (result.get("activation") == "softmax")
     lines = [
         f"**{result['device']}**{threads}: {read:.0f} GB/s read, {copy:.0f} GB/s copied{scaled}. "
         f"torch {result['torch']}, {result['date'][:10]}, commit {(result['commit'] or 'unknown')[:10]}: `{result['command']}`",
@@ -69,13 +70,18 @@ def _table(path: Path, device_type: str, found: dict[tuple, Group]) -> list[str]
     complete = [group for group in found.values() if (OURS, "both") in group]
     met = sum(not missed(group, device_type) for group in complete)
     name = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+    over_unfused = [ratio(group, "both", ("unfused",)) for group in found.values()]
+    fused = [r for r in over_unfused if r is not None]
     return [
         *lines,
         "",
         f"{', '.join(base[i] for i in (2, 3, 5))}; `compiled` and `eager`: how many times faster than "
         "the best compiled and the best eager PyTorch, forward and backward together; error: against float64. "
         f"{met} of all {len(complete)} settings meet every target measured there; "
-        f"`python -m benchmarks.report {name}` lists them.",
+        f"`python -m benchmarks.report {name}` lists them."
+        + (
+            f" A softmax followed by cas_ext takes {min(fused):.1f} to {max(fused):.1f} times as long." if fused else ""
+        ),
         "",
     ]
 

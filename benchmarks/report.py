@@ -34,6 +34,7 @@ class Targets:
     eager: float  # over `eager_impl`, or the best eager implementation
     eager_impl: str | None
     small_eager: float  # the same for a small case, wall time
+    unfused: float = 2  # logits: over a softmax followed by cas_ext
 
 
 TARGETS = {
@@ -97,6 +98,9 @@ def missed(group: Group, device_type: str) -> list[str]:
     wanted = targets.small_eager if small else targets.eager
     if over_eager is not None and over_eager < wanted:
         found.append(f"{over_eager:.1f}x {targets.eager_impl or 'eager'} < {wanted}x")
+    over_unfused = ratio(group, "both", ("unfused",))
+    if over_unfused is not None and over_unfused < targets.unfused:
+        found.append(f"{over_unfused:.1f}x unfused < {targets.unfused}x")
     return found
 
 

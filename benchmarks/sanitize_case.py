@@ -1,4 +1,4 @@
-"""`python -m benchmarks.sanitize_case`: every kind of CUDA kernel once, on images as small as its path allows.
+"""`python -m benchmarks.sanitize_case`: every kind of CUDA kernel, on images as small as its path allows.
 
 For compute-sanitizer, under which everything is some hundred times slower. Exits with 1 where a result differs from the
 reference.
@@ -24,6 +24,7 @@ class Case:
     dtype: torch.dtype = torch.float32
     labels: torch.dtype = torch.uint8
     channels_last: bool = False
+    softmax: bool = False
 
 
 # Odd sizes leave unaligned rows and ragged tiles; the region counts lie on both sides of every change of kernel.
@@ -40,6 +41,11 @@ CASES = (
     Case((1, 3, 9, 10, 11), 64, torch.float32, torch.int64),
     Case((3, 1, 1), 1, torch.float32),
     Case((2, 5, 0), 3, torch.float32),
+    Case((2, 2, 130, 131), 2),  # several blocks of the small kernel, the last of which merges
+    Case((2, 2, 30, 31), 3, torch.float32, softmax=True),
+    Case((2, 7, 30, 31), 3, torch.bfloat16, softmax=True),
+    Case((2, 40, 30, 31), 3, torch.float16, channels_last=True, softmax=True),
+    Case((2, 70, 30, 31), 3, torch.float64, softmax=True),
 )
 # Loss relative to its two terms, gradient relative to its largest element: rounding to the type of the gradient.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
@@ -66,10 +72,11 @@ def gradient(loss: Tensor, input: Tensor) -> Tensor:
 
 def worst_error(case: Case, input: Tensor, target: Tensor) -> float:
     """Of loss and gradient, against the float64 reference on the CPU."""
-    loss = cas_ext.cas_loss(input, target, num_regions=case.regions)
+    options = {"num_regions": case.regions, "activation": "softmax" if case.softmax else None}
+    loss = cas_ext.cas_loss(input, target, **options)
     actual = gradient(loss, input).cpu().double()
     wide = input.detach().cpu().double().requires_grad_()
-    expected, *terms = cas_ext.reference.cas_loss(wide, target.cpu(), num_regions=case.regions, return_terms=True)
+    expected, *terms = cas_ext.reference.cas_loss(wide, target.cpu(), return_terms=True, **options)
     if not input.numel():
         return float(loss.item() != 0)
     size = max(sum(term.item() for term in terms), torch.finfo(torch.float64).tiny)

@@ -25,7 +25,7 @@ from .cases import Setting
 from .measure import BufferSet
 from .memory import peak_extra_bytes
 from .oracle import Oracle, OwnFormula
-from .peers import DEFAULT_PEERS, PEERS, Loss
+from .peers import DEFAULT_PEERS, PEERS, SOFTMAX_PEERS, Loss, Peer, after_softmax, scatter_add
 
 TINY_ROTATION = 1 << 20  # bytes, for the scale "tiny"
 # Farther off than this, an implementation computes something else: rounding to the type, times a large sum.
@@ -42,7 +42,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--layouts", choices=cases.LAYOUTS, default=list(cases.LAYOUTS), **many)
     parser.add_argument("--labels", choices=cases.LABELS, default=list(cases.LABELS), **many)
     parser.add_argument("--masks", choices=cases.MASKS, default=list(cases.MASKS), **many)
-    parser.add_argument("--peers", choices=PEERS, default=list(DEFAULT_PEERS), **many)
+    parser.add_argument("--peers", choices=SOFTMAX_PEERS, default=None, **many)
+    parser.add_argument(
+        "--activation", choices=("none", "softmax"), default="none", help="softmax: inputs are logits; cas_ext fuses it"
+    )
     parser.add_argument("--phases", choices=cases.PHASES, default=list(cases.PHASES), **many)
     parser.add_argument("--sweep", choices=cases.SWEEPS, default=[], **many)
     parser.add_argument(
@@ -59,6 +62,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args(argv)
+    available = peers_of(options)
+    if options.peers is None:
+        options.peers = [name for name in available if name in DEFAULT_PEERS or name not in PEERS]
+    for name in options.peers:
+        if name not in available:
+            parser.error(f"--peers: expected {name} with --activation softmax only")
     options.scale = options.scale or ("full" if options.device == "cuda" else "cpu")
     for axis in ("dtypes", "layouts", "labels", "masks", "phases"):
         if not getattr(options, axis):
@@ -66,6 +75,10 @@ def parse(argv: list[str]) -> argparse.Namespace:
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: expected a CUDA device, got none")
     return options
+
+
+def peers_of(options: argparse.Namespace) -> dict[str, Peer]:
+    return SOFTMAX_PEERS if options.activation == "softmax" else PEERS
 
 
 def progress(steps: Iterable, total: int) -> Iterator:
@@ -90,7 +103,7 @@ class Run:
     """One invocation: its options, the machine's figures, and the rows so far."""
 
     def __init__(self, options: argparse.Namespace, command: str) -> None:
-        self.options, self.device = options, options.device
+        self.options, self.device, self.peers = options, options.device, peers_of(options)
         if options.threads:
             torch.set_num_threads(options.threads)
         kept = self.device == "cpu" and options.allocator == "keep" and machine.keep_freed_memory()
@@ -103,6 +116,7 @@ class Run:
             "device_type": self.device,
             "threads": torch.get_num_threads() if self.device == "cpu" else None,
             "scale": options.scale,
+            "activation": options.activation,
             "last_level_cache_bytes": cache,
             "rotation_bytes": self.rotation,
             "allocator": ("keeps freed memory" if kept else "default") if self.device == "cpu" else "caching",
@@ -120,19 +134,23 @@ class Run:
         self._prepare(setting)
         regions = setting.case.regions
         memory = machine.free_memory(self.device)
-        needed = {name: PEERS[name].bytes_needed(setting) for name in peers}
+        needed = {name: self.peers[name].bytes_needed(setting) for name in peers}
         absent = {name: f"needs about {n / 2**30:.0f} GiB" if n > memory else None for name, n in needed.items()}
         present = [name for name in peers if absent[name] is None]
         first = self.sets[0]
-        oracle = Oracle(first.input, first.target, regions)
+        oracle: Oracle | OwnFormula
+        if self.options.activation == "softmax":
+            oracle = OwnFormula(after_softmax(scatter_add), first.input, first.target, regions)
+        else:
+            oracle = Oracle(first.input, first.target, regions)
         errors = {}
         for name in list(present):
             with self._reporting_failure(name, absent):
                 if name not in self.losses:
-                    self.losses[name] = PEERS[name].build()
+                    self.losses[name] = self.peers[name].build()
                 judge = oracle
-                if PEERS[name].kind == "authors":
-                    judge = OwnFormula(PEERS[name].loss, first.input, first.target, regions)
+                if self.peers[name].kind == "authors":
+                    judge = OwnFormula(self.peers[name].loss, first.input, first.target, regions)
                 errors[name] = self._errors(self.losses[name], judge, regions)
         present = [name for name in present if name in errors]
         peaks = {}
@@ -217,7 +235,7 @@ class Run:
             "labels": str(setting.label_dtype).removeprefix("torch."),
             "mask": setting.mask,
             "impl": name,
-            "kind": PEERS[name].kind,
+            "kind": self.peers[name].kind,
             "phase": phase,
             **dict.fromkeys(("ms", "eager_ms", "gbps", "share_of_ceiling", "rel_error", "peak_extra_bytes")),
             **dict.fromkeys(("spread", "samples", "timer")),
@@ -269,13 +287,14 @@ def settle(result: dict, at_end: dict[str, float]) -> None:
 
 def unavailable(options: argparse.Namespace) -> dict[str, str]:
     """The peers asked for that cannot run in this environment, and why."""
-    reasons = {name: PEERS[name].why_unavailable() for name in options.peers}
+    reasons = {name: peers_of(options)[name].why_unavailable() for name in options.peers}
     return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
 def plan(options: argparse.Namespace) -> list[tuple[Setting, list[str]]]:
     """The settings in the order in which they are measured, each with its implementations."""
     available = [name for name in options.peers if name not in unavailable(options)]
+    peers = peers_of(options)
     points = [cases.case(name, options.scale) for name in options.cases]
     points += [point for sweep in options.sweep for point in cases.sweep_cases(sweep, options.scale)]
     base = {axis: getattr(options, axis)[0] for axis in ("labels", "masks", "dtypes", "layouts")}
@@ -283,8 +302,8 @@ def plan(options: argparse.Namespace) -> list[tuple[Setting, list[str]]]:
     for setting in cases.settings(points, options.dtypes, options.layouts, options.labels, options.masks):
         origin = Setting(setting.case, base["dtypes"], base["layouts"], base["labels"], base["masks"])
         with_peers = setting.differences(origin) <= PEER_DISTANCE[options.peer_grid]
-        names = [name for name in available if with_peers or PEERS[name].kind == "ours"]
-        names = [name for name in names if PEERS[name].applies(setting, options.device)]
+        names = [name for name in available if with_peers or peers[name].kind == "ours"]
+        names = [name for name in names if peers[name].applies(setting, options.device)]
         if names:
             planned.append((setting, names))
     return planned

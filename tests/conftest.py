@@ -31,6 +31,11 @@ if (
     torch.set_num_threads(1)
 
 
+# Networks of tests are to give the same bits, and digits of float32, on a GPU too: that is the loss's business, not cuDNN's.
+torch.backends.cudnn.deterministic = True
+torch.backends.cudnn.allow_tf32 = False
+
+
 @pytest.fixture(autouse=True)
 def _running_device(request: pytest.FixtureRequest):
     """Runs the test on the device it is parametrised with, or skips it where that device is absent."""

@@ -212,6 +212,7 @@ def row(impl, kind, ms, phase="both", **changes):
 def made_up(*rows):
     ceilings = {"read_gbps": 10.0, "copy_gbps": 8.0}
     described = {"device": "A", "torch": "2", "date": "2026-01-01", "commit": None, "threads": 1, "scale": "cpu"}
+    described["command"] = "python -m benchmarks.speed"
     return {**described, "device_type": "cpu", "ceilings": ceilings, "unavailable_peers": {}, "rows": list(rows)}
 
 
@@ -229,6 +230,24 @@ def test_a_missed_target_is_named():
     adversarial = [{**r, "mask": "random"} for r in rows]
     assert report.missed(next(iter(report.groups(adversarial).values())), "cpu") == ["13.0x scatter_add < 14x"]
     assert "13.0x scatter_add < 14x" in report.summary(made_up(*rows))
+
+
+def test_logits_are_judged_behind_a_softmax_and_compared_with_the_loss_that_does_not_fuse_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(speed.machine, "keep_freed_memory", lambda: False)
+    arguments = f"{ARGUMENTS} --cases voc --masks coherent --activation softmax --out {tmp_path / 'r.json'}"
+    arguments += " --peers cas_ext cas_ext_unfused scatter_add onehot --phases both"
+    assert speed.main(arguments.split()) == 0
+    result = report.load(tmp_path / "r.json")
+    errors = {row["impl"]: row["rel_error"] for row in result["rows"] if row["dtype"] == "float32"}
+    assert set(errors) == {"cas_ext", "cas_ext_unfused", "scatter_add", "onehot"} and max(errors.values()) < 1e-5
+    assert result["activation"] == "softmax"
+    with pytest.raises(SystemExit):
+        speed.parse(["--device", "cpu", "--out", "x", "--peers", "cas_ext_unfused"])
+
+
+def test_a_softmax_that_hardly_pays_is_named():
+    rows = [row("cas_ext", "ours", 1.0), row("cas_ext_unfused", "unfused", 1.8)]
+    assert report.missed(next(iter(report.groups(rows).values())), "cpu") == ["1.8x unfused < 2x"]
 
 
 def test_shares_are_of_the_higher_ceiling_and_of_the_bytes_of_their_phase():

@@ -60,6 +60,7 @@ def test_cuda_timer_replays_forward_before_backward(monkeypatch, phase, capturab
         Event=lambda enable_timing: Event(),
         Stream=lambda: stream,
         current_stream=lambda: stream,
+        set_stream=lambda s: None,
         stream=lambda s: contextlib.nullcontext(),
         graph=lambda graph, pool=None: graph.capture(),
         graph_pool_handle=lambda: 1,

@@ -45,7 +45,7 @@ class Default:
 DEFAULTS = {
     "low-fidelity": Default(),
     "high-fidelity": Default(),
-    "multi-region": Default(steps=200, batch=8, size=64),
+    "multi-region": Default(steps=250, batch=8, size=64),
     "texture": Default(),
 }
 

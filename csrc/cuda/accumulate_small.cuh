@@ -130,7 +130,7 @@ __global__ void __launch_bounds__(kSmallThreads, small_blocks<scalar_t>(kRegions
   const int64_t end = begin + p.pixels_per_split < P ? begin + p.pixels_per_split : P;
 
   const scalar_t* image = static_cast<const scalar_t*>(p.input.data) + b * p.input.image_stride;
-  clear_arrivals(p, b, split);
+  begin_arrivals(p, b, split);
 
   PixelPacks<scalar_t, kInterleaved, V, kChannels> packs(kSoftmax ? minus_infinity<acc_t>() : acc_t(0));
   PilotSums<acc_t, kChannels> own[kRegions] = {};

@@ -5,30 +5,33 @@
 #pragma once
 
 #include "device.cuh"
+#include "select.h"
 
 namespace cas_ext {
 
 constexpr int kApplyThreads = 256;
 constexpr int kApplyBlocks = 2;        // that a multiprocessor must be able to hold: 128 registers, no spills
+constexpr int kAhead = 4;              // planar: channels whose loads a thread has under way
 constexpr int kApplyTilePixels = 256;  // interleaved: pixels of a block, one label per thread
 
-// scale (N), center (N, M), offset (N, M) of one image, in shared or global memory.
+// scale (N), center (N, row), offset (N, row) of one image, in shared or global memory.
 template <class acc_t>
 struct CoefficientTable {
+  int64_t row;
   acc_t weight;
   const acc_t* scale;
   const acc_t* center;
   const acc_t* offset;
 
-  __device__ __forceinline__ acc_t gradient(int32_t i, int64_t M, int64_t m, acc_t s) const {
-    return gradient_element(weight, scale[i], center[i * M + m], offset[i * M + m], s);
+  __device__ __forceinline__ acc_t gradient(int32_t i, int64_t m, acc_t s) const {
+    return gradient_element(weight, scale[i], center[i * row + m], offset[i * row + m], s);
   }
 
   template <class scalar_t>
-  __device__ __forceinline__ scalar_t element(int32_t i, int64_t M, int64_t m, scalar_t s) const {
+  __device__ __forceinline__ scalar_t element(int32_t i, int64_t m, scalar_t s) const {
     if (i == kIgnored) return from_acc<scalar_t>(acc_t(0));
     if (i == kInvalid) return from_acc<scalar_t>(static_cast<acc_t>(not_a_number()));
-    return from_acc<scalar_t>(gradient(i, M, m, to_acc(s)));
+    return from_acc<scalar_t>(gradient(i, m, to_acc(s)));
   }
 };
 
@@ -40,15 +43,19 @@ __device__ __forceinline__ CoefficientTable<acc_t> load_table(const ApplyParams&
   const acc_t* center = static_cast<const acc_t*>(p.center) + b * NM;
   const acc_t* offset = static_cast<const acc_t*>(p.offset) + b * NM;
   if constexpr (kSharedTable) {
+    const unsigned M = static_cast<unsigned>(p.shape.channels), row = static_cast<unsigned>(shared_row(M));
+    acc_t* const shared_center = shared + N;
+    acc_t* const shared_offset = shared_center + N * row;
     for (int64_t k = threadIdx.x; k < N; k += kApplyThreads) shared[k] = scale[k];
-    for (int64_t k = threadIdx.x; k < NM; k += kApplyThreads) {
-      shared[N + k] = center[k];
-      shared[N + NM + k] = offset[k];
+    for (unsigned k = threadIdx.x; k < NM; k += kApplyThreads) {
+      const unsigned at = k / M * row + k % M;
+      shared_center[at] = center[k];
+      shared_offset[at] = offset[k];
     }
     __syncthreads();
-    return {weight, shared, shared + N, shared + N + NM};
+    return {row, weight, shared, shared_center, shared_offset};
   } else {
-    return {weight, scale, center, offset};
+    return {p.shape.channels, weight, scale, center, offset};
   }
 }
 
@@ -65,12 +72,19 @@ __global__ void __launch_bounds__(kApplyThreads, kApplyBlocks) apply_planar_kern
   load_regions<V>(p.target, p.shape.regions, b * P + x, region);
   const scalar_t* __restrict__ input = static_cast<const scalar_t*>(p.input.data) + b * p.input.image_stride + x;
   scalar_t* __restrict__ gradient = static_cast<scalar_t*>(p.gradient.data) + b * p.gradient.image_stride + x;
-#pragma unroll 4
-  for (int64_t m = 0; m < M; ++m) {
-    auto pack = load_pack<V>(input + m * p.input.channel_stride);
+  for (int64_t m0 = 0; m0 < M; m0 += kAhead) {
+    Pack<scalar_t, V> pack[kAhead];  // all loads come first: the compiler keeps their order among the stores
 #pragma unroll
-    for (int k = 0; k < V; ++k) pack.v[k] = table.element(region[k], M, m, pack.v[k]);
-    store_pack<V>(gradient + m * p.gradient.channel_stride, pack);
+    for (int c = 0; c < kAhead; ++c) {
+      if (m0 + c < M) pack[c] = load_pack<V>(input + (m0 + c) * p.input.channel_stride);
+    }
+#pragma unroll
+    for (int c = 0; c < kAhead; ++c) {
+      if (m0 + c >= M) break;
+#pragma unroll
+      for (int k = 0; k < V; ++k) pack[c].v[k] = table.element(region[k], m0 + c, pack[c].v[k]);
+      store_pack<V>(gradient + (m0 + c) * p.gradient.channel_stride, pack[c]);
+    }
   }
 }
 
@@ -103,12 +117,12 @@ __global__ void __launch_bounds__(kApplyThreads) apply_interleaved_kernel(ApplyP
     if (M % V == 0) {  // a pack lies in one pixel
       const int32_t i = region[x];
 #pragma unroll
-      for (unsigned k = 0; k < V; ++k) pack.v[k] = table.element(i, M, m + k, pack.v[k]);
+      for (unsigned k = 0; k < V; ++k) pack.v[k] = table.element(i, m + k, pack.v[k]);
     } else {
       unsigned own_x = x, own_m = m;
 #pragma unroll
       for (int k = 0; k < V; ++k) {
-        pack.v[k] = table.element(region[own_x], M, own_m, pack.v[k]);
+        pack.v[k] = table.element(region[own_x], own_m, pack.v[k]);
         const bool next = ++own_m == M;
         own_m = next ? 0 : own_m;
         own_x += next;

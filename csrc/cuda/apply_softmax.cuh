@@ -65,12 +65,12 @@ __global__ void __launch_bounds__(kApplyThreads, kApplyBlocks) apply_softmax_sma
     acc_t g[kChannels], g_top = 0, dot = 0;
 #pragma unroll
     for (int m = 0; m < kChannels; ++m) {
-      g[m] = m < M ? table.gradient(i, M, m, s[k][m]) : acc_t(0);
+      g[m] = m < M ? table.gradient(i, m, s[k][m]) : acc_t(0);
       if (m == top) g_top = g[m];
     }
 #pragma unroll
     for (int m = 0; m < kChannels; ++m) {
-      g[m] -= g_top;
+      g[m] = m == top ? acc_t(0) : g[m] - g_top;  // exactly, though the compiler may fuse what made g into this
       dot += s[k][m] * g[m];
     }
 #pragma unroll

@@ -2,10 +2,11 @@
 // memset would be a launch of its own, and a counter that is kept between launches would be shared by streams and by
 // captured graphs.
 //
-// A word of workspace holds whatever it held. A block that does not find this launch's number in it is the first and
-// starts to count. The last block clears the word, so that a graph that is replayed, with the same number, starts anew.
-// Numbers have 52 bits and read as NaN: no count and no table looks like one, and random bits do once in 2^52. Where
-// there are two kernels anyway, the first clears the words for the second, which counts from 0.
+// A word of workspace holds whatever it held. Every block begins by claiming it: where it does not find this launch's
+// number, it writes it. A block that finishes adds one, and the last one clears the word, so that a graph that is
+// replayed, with the same number, starts anew. Numbers have 52 bits and read as NaN: no count and no table looks like
+// one, and random bits do once in 2^52. Where there are two kernels anyway, the first clears the words for the second,
+// which counts from 0. No block tries again and again: hundreds that finish together would wait for each other.
 #pragma once
 
 #include "device.cuh"
@@ -23,11 +24,23 @@ inline uint64_t arrival_number(uint64_t launches) {
   return (z ^ z >> 31 | 0x7ff4ull << 48) >> kArrivalBits << kArrivalBits;
 }
 
-// For the kernel that follows, if that one counts: by the first of an image's blocks.
-__device__ __forceinline__ void clear_arrivals(const AccumulateParams& p, int64_t b, int64_t split) {
-  if (!p.with_loss || p.launch != 0 || split != 0 || threadIdx.x != 0) return;
-  p.arrivals[b] = 0;
-  if (b == 0) p.arrivals[p.shape.images] = 0;
+__device__ __forceinline__ void claim_arrivals(unsigned long long* word, uint64_t number) {
+  const unsigned long long seen = atomicAdd(word, 0ull);
+  if ((seen ^ number) > kMostArrivals) atomicCAS(word, seen, number);  // where it fails, another block has claimed it
+}
+
+// Every block of the first kernel, before it works: claims the words on which it may arrive, or clears those of the
+// kernel that follows.
+__device__ __forceinline__ void begin_arrivals(const AccumulateParams& p, int64_t b, int64_t split) {
+  if (threadIdx.x != 0) return;
+  unsigned long long* const all = p.arrivals + p.shape.images;
+  if (p.launch != 0) {
+    if (p.splits > 1) claim_arrivals(p.arrivals + b, p.launch);
+    if (p.with_loss) claim_arrivals(all, p.launch);
+  } else if (p.with_loss && split == 0) {
+    p.arrivals[b] = 0;
+    if (b == 0) *all = 0;
+  }
 }
 
 // Whether this block is the last of `blocks`, at most kMostArrivals if `number` is not 0, to call this with a word.
@@ -36,16 +49,12 @@ __device__ __forceinline__ bool last_to_arrive(unsigned long long* word, uint64_
   __syncthreads();  // the block has written
   if (threadIdx.x == 0) {
     __threadfence();
-    unsigned long long seen = 0, assumed, next;
-    do {
-      assumed = seen;
-      const bool counting = number == 0 || (assumed ^ number) <= kMostArrivals;
-      const unsigned long long arrived = counting ? (assumed ^ number) + 1 : 1;
-      next = arrived == static_cast<unsigned long long>(blocks) ? 0 : number | arrived;
-      seen = atomicCAS(word, assumed, next);
-    } while (seen != assumed);
-    *flag = next == 0;
-    __threadfence();
+    const unsigned long long before = atomicAdd(word, 1ull) ^ number;
+    *flag = before + 1 == static_cast<unsigned long long>(blocks);
+    if (*flag) {
+      atomicExch(word, 0ull);
+      __threadfence();
+    }
   }
   __syncthreads();
   return *flag != 0;

@@ -178,7 +178,7 @@ void launch_apply(const ApplyParams& p, Launch&& launch) {
   if (p.shape.images == 0 || p.shape.pixels == 0) return;
   const ApplyPlan plan = plan_apply(p);
   if (p.activation == Activation::kSoftmax) return launch_apply_softmax(p, plan, launch);
-  const int64_t coefficients = p.shape.regions * (1 + 2 * p.shape.channels);
+  const int64_t coefficients = p.shape.regions * (1 + 2 * shared_row(p.shape.channels));
   visit_scalar(p.scalar, [&](auto scalar) {
     using scalar_t = decltype(scalar);
     const size_t table = plan.shared_table ? coefficients * sizeof(acc_of<scalar_t>) : 0;

@@ -16,6 +16,7 @@ namespace {
 
 void check(cudaError_t status, const char* what) {
   if (status != cudaSuccess) {
+    cudaGetLastError();  // else the next check would blame another kernel
     throw std::runtime_error(std::string("cas_ext: ") + what + " failed: " + cudaGetErrorString(status));
   }
 }
@@ -42,6 +43,16 @@ class Launcher {
   cudaStream_t stream_;
 };
 
+// Before anything is launched that could not be taken back.
+void require_no_capture(cudaStream_t stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  check(cudaStreamIsCapturing(stream, &status), "asking for a capture");
+  if (status != cudaStreamCaptureStatusNone) {
+    throw std::runtime_error(
+        "cas_ext: validate must be False while a CUDA graph is captured, got True: it reads labels back");
+  }
+}
+
 // Copies the images' flags back and raises for the first label out of range: the host sync of `validate`.
 void raise_from_device(const AccumulateParams& p, const Tensor& target, cudaStream_t stream) {
   const auto fetch = [&](void* to, const void* from, size_t bytes) {
@@ -61,6 +72,7 @@ void raise_from_device(const AccumulateParams& p, const Tensor& target, cudaStre
 
 void run_accumulate(AccumulateParams& p, const Tensor& input, const Tensor& target, bool validate) {
   const Launcher launch(input);
+  if (validate) require_no_capture(launch.stream());
   const AccumulatePlan plan = plan_accumulate(p);
   const int64_t bytes = workspace_bytes(p, plan);
   const Tensor workspace = empty(input, ScalarType::Byte, bytes + p.shape.images * sizeof(int64_t));

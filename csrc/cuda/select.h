@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "../host_device.h"
 #include "../params.h"
 
 namespace cas_ext {
@@ -121,6 +122,9 @@ inline AccumulatePlan select_accumulate(const AccumulateParams& p, const Accumul
   return plan;
 }
 
+// Channels of a region's coefficients in shared memory: odd, so that those of different regions lie in different banks.
+CAS_HD int64_t shared_row(int64_t channels) { return channels | 1; }
+
 inline ApplyPlan select_apply(const ApplyParams& p, int64_t threads) {
   const Shape& s = p.shape;
   const int64_t size = bytes_of(p.scalar), wide = 16 / size;
@@ -135,7 +139,7 @@ inline ApplyPlan select_apply(const ApplyParams& p, int64_t threads) {
   const bool by_elements = elements_aligned(p.input, s, wide) && elements_aligned(p.gradient, s, wide);
   plan.V = (p.input.interleaved ? by_elements : by_pixels) ? wide : 1;
   const int64_t acc_size = p.scalar == Scalar::kDouble ? 8 : 4;
-  const int64_t table = s.regions * (1 + 2 * s.channels) * acc_size;
+  const int64_t table = s.regions * (1 + 2 * shared_row(s.channels)) * acc_size;
   const int64_t tile_pixels = threads * (p.input.interleaved ? 1 : plan.V);
   const int64_t labels = p.input.interleaved ? tile_pixels * 4 : 0;
   plan.shared_table = table + labels <= kSharedTableBytes && 4 * table <= tile_pixels * s.channels * size;

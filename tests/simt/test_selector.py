@@ -129,7 +129,7 @@ def test_apply_runs_the_kernel_that_the_page_names(dtype):
         fits = memory.allows(neighbours, wide) and gradient.allows(neighbours, wide)
         fits = fits and (kernel == "apply_interleaved" or labels % 16 == 0)
         assert (plan["kernel"], plan["V"]) == (kernel, wide if fits else 1), vars(memory)
-        coefficients = N * (1 + 2 * memory.M) * accumulated
+        coefficients = N * (1 + 2 * (memory.M | 1)) * accumulated
         tile = 256 * (1 if memory.interleaved else plan["V"])
         pays = 4 * coefficients <= tile * memory.M * SIZES[dtype]
         room = 49152 - (4 * tile if memory.interleaved else 0)
