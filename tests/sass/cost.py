@@ -128,6 +128,20 @@ def of_table(M: int, mask: Mask) -> Callable[[Function, int], float]:
     return count
 
 
+def of_narrow(M: int, chord: float) -> Callable[[Function, int], float]:
+    """accumulate_narrow: a warp's 32 V pixels, then each of the regions among them (coherent masks)."""
+
+    def count(function: Function, V: int) -> float:
+        pixels = function.main_loop("LDG")
+        inside = [a for a in function.loops if pixels.begin <= a.begin and a.end <= pixels.end and a.depth == 1]
+        runs = next(a for a in inside if a.count("SHFL") > 0 and a.count("MATCH") == 0)
+        around = function.way(pixels.begin, runs.begin)[1] + function.way(runs.end, pixels.end, "CALL|MATCH")[1]
+        regions = 1 + 32 * V / chord
+        return (around + regions * function.way(runs.begin, runs.end)[1]) / (V * M)
+
+    return count
+
+
 def of_apply(loads: str = "STG") -> Callable[[Function, int], float]:
     """apply: the longest way through its main loop, that of pixels that have a region."""
 
@@ -164,6 +178,17 @@ ROWS = (
     Row("accumulate_small, N = M = 4, planar", "accumulate_small_kernel", "4, 4, V, false, false", 4, 1, of_small(4)),
     *(
         Row(
+            f"accumulate_narrow, volume: 64 in 256 x 256 x 256, M = 4, {layout}",
+            "accumulate_narrow_kernel",
+            f"4, V, {flag}",
+            4,
+            1,
+            of_narrow(4, 44),
+        )
+        for layout, flag in (("planar", "false"), ("channels_last", "true"))
+    ),
+    *(
+        Row(
             f"accumulate_table, {what}, {layout}",
             "accumulate_table_kernel",
             f"V, {flag}, false",
@@ -177,7 +202,6 @@ ROWS = (
             ("voc: 20 regions in 512 x 512, M = 21", 21, coherent(90)),
             ("embedding: 100 in 512 x 512, M = 64", 64, coherent(40)),
             ("superpixel: 1000 in 1024 x 1024, M = 32", 32, coherent(25)),
-            ("volume: 64 in 256 x 256 x 256, M = 4", 4, coherent(44)),
             ("100 random labels, M = 64", 64, random(100)),
         )
     ),

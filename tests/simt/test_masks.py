@@ -1,4 +1,4 @@
-"""accumulate_table on masks of every kind: right, single-pass, the same under every schedule, and little traffic to tables."""
+"""accumulate_table, and accumulate_narrow for few channels, on masks of every kind: right, single-pass, the same under every schedule, and little traffic to tables."""
 
 import pytest
 import torch
@@ -71,7 +71,7 @@ def error(found, expected):
 
 @EVERY_MASK
 @LAYOUTS
-@pytest.mark.parametrize("channels", [5, 36])
+@pytest.mark.parametrize("channels", [4, 5, 9, 36])
 def test_any_mask_gives_the_moments_in_one_pass(mask, interleaved, channels):
     input, target, regions = tensors(mask, channels, interleaved)
     count, mean, scatter = emulated.accumulate(input, target, regions, IGNORED, False)
@@ -105,8 +105,9 @@ def test_a_table_is_touched_once_per_tile_and_region(mask):
 @LAYOUTS
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("name", ["random of 100", "runs of 33", "half ignored"])
-def test_every_schedule_gives_the_same_bits(name, dtype, interleaved):
-    input, target, regions = tensors(MASKS[name], 9, interleaved, dtype)
+@pytest.mark.parametrize("channels", [3, 9])
+def test_every_schedule_gives_the_same_bits(name, channels, dtype, interleaved):
+    input, target, regions = tensors(MASKS[name], channels, interleaved, dtype)
     expected = emulated.accumulate(input, target, regions, IGNORED, False)
     for seed in range(1, 21):
         emulated.kernels().seed(seed)
@@ -116,9 +117,10 @@ def test_every_schedule_gives_the_same_bits(name, dtype, interleaved):
 
 @EVERY_MASK
 @pytest.mark.parametrize("first", [0.999, 30.0])
-def test_nearly_constant_values_keep_their_digits(mask, first):
+@pytest.mark.parametrize("channels", [3, 9])
+def test_nearly_constant_values_keep_their_digits(mask, first, channels):
     """Values .999 +- 1e-3, also with an outlier as the first pixel of every tile, which is the first pilot of its region."""
-    input, target, regions = tensors(mask, 5, False)
+    input, target, regions = tensors(mask, channels, False)
     input = 0.999 + 1e-3 * (input - 0.5)
     input[:, :, ::BLOCK_PIXELS] = first
     _, mean, scatter = emulated.accumulate(input, target, regions, IGNORED, False)
@@ -128,10 +130,11 @@ def test_nearly_constant_values_keep_their_digits(mask, first):
 
 
 @LAYOUTS
-def test_an_outlier_that_is_a_segment_of_its_own_costs_no_digits(interleaved):
+@pytest.mark.parametrize("channels", [4, 9])
+def test_an_outlier_that_is_a_segment_of_its_own_costs_no_digits(interleaved, channels):
     """A region's first segment in each tile is one pixel, far from the other 224: about it, 8 bits would cancel."""
     place = torch.arange(PIXELS) % BLOCK_PIXELS
-    input, target, regions = tensors((place < 31).long() * 2, 5, interleaved)
+    input, target, regions = tensors((place < 31).long() * 2, channels, interleaved)
     target[1] = target[0]
     input = 0.999 + 1e-3 * (input - 0.5)
     input[:, :, place == 31] = 30.0
