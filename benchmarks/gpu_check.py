@@ -96,7 +96,7 @@ def build_stage(capability: tuple[int, int]) -> Stage:
 
 def test_stage(out: Path) -> Stage:
     """What needs a GPU; `make test` does the rest anywhere. With names, so that the log of a run cut short is worth reading."""
-    command = [sys.executable, "-m", "pytest", "-v", "-m", "cuda", f"--junit-xml={out / 'junit.xml'}"]
+    command = [sys.executable, "-m", "pytest", "-v", "-m", "cuda and not slow", f"--junit-xml={out / 'junit.xml'}"]
     if importlib.util.find_spec("xdist") is not None:
         command += ["-n", str(TEST_WORKERS)]
     return Stage("tests", command, 200)

@@ -42,6 +42,10 @@ CASES = (
     Case((3, 1, 1), 1, torch.float32),
     Case((2, 5, 0), 3, torch.float32),
     Case((2, 2, 130, 131), 2),  # several blocks of the small kernel, the last of which merges
+    Case((2, 4, 40, 40), 20, torch.bfloat16),
+    Case((2, 4, 40, 40), 20, torch.bfloat16, channels_last=True),
+    Case((2, 8, 40, 40), 20),
+    Case((1, 7, 40, 40), 20, torch.float64),
     Case((2, 2, 30, 31), 3, torch.float32, softmax=True),
     Case((2, 7, 30, 31), 3, torch.bfloat16, softmax=True),
     Case((2, 40, 30, 31), 3, torch.float16, channels_last=True, softmax=True),

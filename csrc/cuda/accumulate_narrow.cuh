@@ -21,8 +21,8 @@ constexpr int narrow_blocks(int values, int bytes) {
 constexpr int kNarrowWarps = static_cast<int>(kNarrowThreads) / kWarpSize;
 constexpr int kFewChanges = 7;  // of label between neighbouring pixels of a warp: one region after the other
 
-// Of all pixels that a warp has seen: count (N); base (N, M), the first pixel of each region; sum (N, M) of s - base
-// and square (N, M) of its squares. Doubles about a pixel of the region keep the digits, whichever pixel that is.
+// Of all pixels that a warp has seen: count (N); base (N, M), near the first pixels of each region; sum (N, M) of s -
+// base and square (N, M) of its squares. In double, about a value as far off as the region's own pixels at most.
 template <class acc_t>
 struct NarrowTable {
   double *sum, *square;
@@ -40,8 +40,7 @@ struct NarrowTable {
     count = reinterpret_cast<int32_t*>(bases + kNarrowWarps * cells) + warp * N;
   }
 
-  // Adds n values of channel m to region i, whose first pixel has `first` if it has none yet: sums of s - base, which
-  // `sums(base)` knows.
+  // Adds to channel m of region i, whose base is `first` if it has none yet. sums(base, d, d2) says what.
   template <class Sums>
   __device__ __forceinline__ void add(int32_t i, int64_t m, acc_t first, Sums sums) {
     const int64_t cell = i * M + m;
@@ -55,8 +54,7 @@ struct NarrowTable {
   }
 };
 
-// Pixels of one region after the other, each summed over the warp: about its first pixel, then about the mean that
-// gives.
+// One region after the other, summed over the warp: about its first pixel for a mean, then about that mean, rounded.
 template <int kChannels, int V, class acc_t>
 __device__ __forceinline__ void add_runs(NarrowTable<acc_t>& table, const int32_t (&region)[V],
                                          const acc_t (&s)[V][kChannels]) {
@@ -67,54 +65,47 @@ __device__ __forceinline__ void add_runs(NarrowTable<acc_t>& table, const int32_
   for (unsigned lanes; (lanes = __ballot_sync(kFullWarp, pending != 0)) != 0;) {
     const int first = __ffs(lanes) - 1;
     int32_t i = kIgnored;
-    acc_t pilot[kChannels] = {};
 #pragma unroll
-    for (int k = V - 1; k >= 0; --k) {
-      const bool next = (pending >> k & 1) != 0;
-      i = next ? region[k] : i;
-#pragma unroll
-      for (int m = 0; m < kChannels; ++m) pilot[m] = next ? s[k][m] : pilot[m];
-    }
+    for (int k = V - 1; k >= 0; --k) i = (pending >> k & 1) != 0 ? region[k] : i;
     i = __shfl_sync(kFullWarp, i, first);
-#pragma unroll
-    for (int m = 0; m < kChannels; ++m) pilot[m] = __shfl_sync(kFullWarp, pilot[m], first);
-
     int n = 0;
-    acc_t shift[kChannels] = {}, rest[kChannels] = {}, square = 0;
+    unsigned mine = 0;
 #pragma unroll
     for (int k = 0; k < V; ++k) {
-      const bool mine = region[k] == i;
-      n += __popc(__ballot_sync(kFullWarp, mine));
-      pending &= ~(static_cast<unsigned>(mine) << k);
-#pragma unroll
-      for (int m = 0; m < kChannels; ++m) shift[m] += mine ? s[k][m] - pilot[m] : acc_t(0);
+      n += __popc(__ballot_sync(kFullWarp, region[k] == i));
+      mine |= static_cast<unsigned>(region[k] == i) << k;
     }
+    pending &= ~mine;
+
     const acc_t inverse_n = acc_t(1) / n;
-#pragma unroll
-    for (int m = 0; m < kChannels; ++m) shift[m] = warp_sum(shift[m]) * inverse_n;
-#pragma unroll
-    for (int k = 0; k < V; ++k) {
-      const bool mine = region[k] == i;
-#pragma unroll
-      for (int m = 0; m < kChannels; ++m) {
-        const acc_t d = mine ? s[k][m] - pilot[m] - shift[m] : acc_t(0);
-        rest[m] += d;
-        square += d * d;
-      }
-    }
-    double scatter = warp_sum(square);
-    acc_t own_pilot = pilot[0], own_shift = shift[0], own_rest = 0;  // of channel `lane`
+    acc_t square = 0, own_center = 0, own_rest = 0;  // `own`: of channel `lane`
+    double about_mean = 0;                           // what makes of the squares about `center` those about the mean
+    const double inverse = 1.0 / n;
 #pragma unroll
     for (int m = 0; m < kChannels; ++m) {
-      const acc_t total = warp_sum(rest[m]);
-      scatter = centered_square_sum(scatter, total, inverse_n);
-      own_rest = lane == m ? total : own_rest;
-      own_pilot = lane == m ? pilot[m] : own_pilot;
-      own_shift = lane == m ? shift[m] : own_shift;
+      acc_t pilot = s[0][m];
+#pragma unroll
+      for (int k = V - 1; k >= 0; --k) pilot = (mine >> k & 1) != 0 ? s[k][m] : pilot;
+      pilot = __shfl_sync(kFullWarp, pilot, first);
+      acc_t shift = 0, rest = 0;
+#pragma unroll
+      for (int k = 0; k < V; ++k) shift += (mine >> k & 1) != 0 ? s[k][m] - pilot : acc_t(0);
+      const acc_t center = pilot + warp_sum(shift) * inverse_n;
+#pragma unroll
+      for (int k = 0; k < V; ++k) {
+        const acc_t d = (mine >> k & 1) != 0 ? s[k][m] - center : acc_t(0);
+        rest += d;
+        square += d * d;
+      }
+      rest = warp_sum(rest);
+      about_mean = centered_square_sum(about_mean, rest, inverse);
+      own_center = lane == m ? center : own_center;
+      own_rest = lane == m ? rest : own_rest;
     }
+    const double scatter = warp_sum(square) + about_mean;
     if (lane < table.M) {
-      table.add(i, lane, own_pilot, [&](acc_t about, double& d, double& d2) {
-        const double mean = static_cast<double>(own_pilot) - about + own_shift + static_cast<double>(own_rest) / n;
+      table.add(i, lane, own_center, [&](acc_t base, double& d, double& d2) {
+        const double mean = static_cast<double>(own_center) - base + own_rest * inverse;
         d = n * mean;
         d2 = d * mean + (lane == 0 ? scatter : 0);
       });
@@ -144,36 +135,26 @@ __device__ __forceinline__ void add_scattered(NarrowTable<acc_t>& table, const i
     }
     const unsigned peers = __match_any_sync(kFullWarp, i);
     const bool leads = i >= 0 && lane == __ffs(peers) - 1;
-    acc_t about[kChannels];
-    double sum[kChannels] = {}, square[kChannels] = {};
     const bool fresh = leads && table.count[i] == 0;
 #pragma unroll
     for (int m = 0; m < kChannels; ++m) {
-      about[m] = leads && !fresh && m < table.M ? table.base[i * table.M + m] : own[m];
-    }
-    unsigned waiting = leads ? peers : 0;
-    while (__any_sync(kFullWarp, waiting != 0)) {
-      const int from = waiting != 0 ? __ffs(waiting) - 1 : lane;
-#pragma unroll
-      for (int m = 0; m < kChannels; ++m) {
-        const acc_t value = __shfl_sync(kFullWarp, own[m], from);
-        const double d = waiting != 0 ? static_cast<double>(value) - about[m] : 0;
-        sum[m] += d;
-        square[m] += d * d;
+      if (m >= table.M) break;
+      const acc_t about = leads && !fresh ? table.base[i * table.M + m] : own[m];
+      double sum = 0, square = 0;
+      for (unsigned waiting = leads ? peers : 0; __any_sync(kFullWarp, waiting != 0); waiting &= waiting - 1) {
+        const acc_t value = __shfl_sync(kFullWarp, own[m], waiting != 0 ? __ffs(waiting) - 1 : lane);
+        const double d = waiting != 0 ? static_cast<double>(value) - about : 0;
+        sum += d;
+        square += d * d;
       }
-      waiting &= waiting - 1;
-    }
-    if (leads) {
-#pragma unroll
-      for (int m = 0; m < kChannels; ++m) {
-        if (m >= table.M) break;
+      if (leads) {
         table.add(i, m, own[m], [&](acc_t, double& d, double& d2) {
-          d = sum[m];
-          d2 = square[m];
+          d = sum;
+          d2 = square;
         });
       }
-      table.count[i] += __popc(peers);
     }
+    if (leads) table.count[i] += __popc(peers);
     __syncwarp();
   }
 }
@@ -189,18 +170,18 @@ __global__ void __launch_bounds__(kNarrowThreads,
   const int64_t end = begin + p.pixels_per_split < P ? begin + p.pixels_per_split : P;
   const scalar_t* image = static_cast<const scalar_t*>(p.input.data) + b * p.input.image_stride;
   const int lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
-  begin_arrivals(p, b, split);
+  clear_arrivals(p, b, split);
   NarrowTable<acc_t> table(p.shape, warp);
   for (int64_t i = lane; i < N; i += kWarpSize) table.count[i] = 0;
   __syncwarp();
 
-  PixelPacks<scalar_t, kInterleaved, V, kChannels> packs(acc_t(0));
   long long invalid = kNoPixel;
   for (int64_t x0 = begin + static_cast<int64_t>(warp) * kWarpSize * V; x0 < end; x0 += kNarrowThreads * V) {
     const int64_t x = x0 + lane * V;
     int32_t region[V];
 #pragma unroll
     for (int k = 0; k < V; ++k) region[k] = kIgnored;
+    PixelPacks<scalar_t, kInterleaved, V, kChannels> packs(acc_t(0));
     if (x < end) {
       packs.load(image + (kInterleaved ? x * p.input.pixel_stride : x), p.input.channel_stride, M);
       load_regions<V>(p.target, N, b * P + x, region);

@@ -195,7 +195,7 @@ __global__ void __launch_bounds__(kTableThreads, table_blocks<scalar_t>(V, kSoft
   auto& shared = *reinterpret_cast<TableShared<acc_t>*>(shared_arena());
   TileGroups& tile = shared.tile;
 
-  begin_arrivals(p, b, split);
+  clear_arrivals(p, b, split);
   for (int64_t i = threadIdx.x; i < N; i += kTableThreads) table_count[i] = 0;
   if (threadIdx.x <= kSegmentPixels) shared.inverse[threadIdx.x] = threadIdx.x ? acc_t(1) / threadIdx.x : acc_t(0);
   long long invalid = kNoPixel;

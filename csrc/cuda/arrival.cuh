@@ -29,18 +29,23 @@ __device__ __forceinline__ void claim_arrivals(unsigned long long* word, uint64_
   if ((seen ^ number) > kMostArrivals) atomicCAS(word, seen, number);  // where it fails, another block has claimed it
 }
 
-// Every block of the first kernel, before it works: claims the words on which it may arrive, or clears those of the
-// kernel that follows.
+// Whether the last block of the last image reduces; else reduce_kernel does.
+CAS_HD bool reduces_last(const Shape& s) { return 0 < s.images && s.images <= kMostArrivals; }
+
+// For the kernel that follows, if that one counts: by the first of an image's blocks.
+__device__ __forceinline__ void clear_arrivals(const AccumulateParams& p, int64_t b, int64_t split) {
+  if (!p.with_loss || p.launch != 0 || split != 0 || threadIdx.x != 0) return;
+  p.arrivals[b] = 0;
+  if (b == 0) p.arrivals[p.shape.images] = 0;
+}
+
+// A block's first act, where the last one of this kernel goes on: claims the words on which it may arrive.
 __device__ __forceinline__ void begin_arrivals(const AccumulateParams& p, int64_t b, int64_t split) {
-  if (threadIdx.x != 0) return;
-  unsigned long long* const all = p.arrivals + p.shape.images;
-  if (p.launch != 0) {
-    if (p.splits > 1) claim_arrivals(p.arrivals + b, p.launch);
-    if (p.with_loss) claim_arrivals(all, p.launch);
-  } else if (p.with_loss && split == 0) {
-    p.arrivals[b] = 0;
-    if (b == 0) *all = 0;
-  }
+  clear_arrivals(p, b, split);
+  if (p.launch == 0 || threadIdx.x != 0) return;
+  if (p.splits > 1) claim_arrivals(p.arrivals + b, p.launch);
+  const bool reduces = p.with_loss && p.finalise.reduction != Reduction::kNone && reduces_last(p.shape);
+  if (reduces) claim_arrivals(p.arrivals + p.shape.images, p.launch);
 }
 
 // Whether this block is the last of `blocks`, at most kMostArrivals if `number` is not 0, to call this with a word.

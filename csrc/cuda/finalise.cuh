@@ -103,9 +103,6 @@ __device__ __forceinline__ void reduce_images(const FinaliseParams& p, FinaliseS
   put_terms<acc_t>(p, 0, sums);
 }
 
-// Whether the last block of the last image reduces; else reduce_kernel does.
-CAS_HD bool reduces_last(const Shape& s) { return 0 < s.images && s.images <= kMostArrivals; }
-
 // The loss of image b, whose moments this block has written or seen complete; then of all images, if it is the last.
 template <class acc_t, int kUnroll>
 __device__ __forceinline__ void finish_image(const AccumulateParams& p, int64_t b, FinaliseShared& shared) {

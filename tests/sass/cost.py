@@ -22,7 +22,7 @@ from .table import ROOT, _demangle, _split_name, compile_cubin, find_cuobjdump, 
 PAGE = ROOT / "docs" / "performance.md"
 BEGIN, END = "<!-- cost:begin -->", "<!-- cost:end -->"
 ARCHITECTURE = "sm_90"
-THREADS = 256  # of a block of every pixel kernel
+THREADS = 256  # of a block of a pixel kernel, but for accumulate_narrow
 WARPS = 8
 TILE = 256  # pixels, accumulate_table
 LABEL_BYTES = 1
@@ -133,8 +133,8 @@ def of_narrow(M: int, chord: float) -> Callable[[Function, int], float]:
 
     def count(function: Function, V: int) -> float:
         pixels = function.main_loop("LDG")
-        inside = [a for a in function.loops if pixels.begin <= a.begin and a.end <= pixels.end and a.depth == 1]
-        runs = next(a for a in inside if a.count("SHFL") > 0 and a.count("MATCH") == 0)
+        inside = [a for a in function.loops if pixels.begin < a.begin and a.end < pixels.end]
+        runs = max((a for a in inside if a.count("SHFL") > 0 and a.count("MATCH") == 0), key=lambda a: a.instructions)
         around = function.way(pixels.begin, runs.begin)[1] + function.way(runs.end, pixels.end, "CALL|MATCH")[1]
         regions = 1 + 32 * V / chord
         return (around + regions * function.way(runs.begin, runs.end)[1]) / (V * M)
@@ -170,6 +170,7 @@ class Row:
     channels: int
     moves: int  # times each element is read or written
     count: Callable[[Function, int], float]
+    threads: int = THREADS  # of a block
 
 
 ROWS = (
@@ -184,6 +185,7 @@ ROWS = (
             4,
             1,
             of_narrow(4, 44),
+            128,
         )
         for layout, flag in (("planar", "false"), ("channels_last", "true"))
     ),
@@ -255,8 +257,8 @@ def cells(row: Row, dtype: str, functions: dict[str, Function], registers: dict[
     name = label(row.kernel, f"{dtype}, {row.arguments}".replace("V", str(V)))
     moved = row.moves * size + LABEL_BYTES / row.channels
     count, budget = row.count(functions[name], V), INSTRUCTIONS_PER_BYTE * moved
-    taken = -(-registers[name] // 8) * 8 * THREADS  # registers come in eights
-    warps = min(65536 // taken, 2048 // THREADS) * WARPS
+    taken = -(-registers[name] // 8) * 8 * row.threads  # registers come in eights
+    warps = min(65536 // taken, 2048 // row.threads) * row.threads // 32
     share = f"{100 * predicted_share(count, budget):.0f}%"
     return [f"{moved:.3g}", f"{count:.0f}", f"{budget:.0f}", str(registers[name]), str(warps), share]
 

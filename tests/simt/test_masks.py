@@ -1,4 +1,7 @@
-"""accumulate_table, and accumulate_narrow for few channels, on masks of every kind: right, single-pass, the same under every schedule, and little traffic to tables."""
+"""accumulate_table, and accumulate_narrow for few channels, on masks of every kind.
+
+They are right, single-pass, the same under every schedule, and move little to and from tables.
+"""
 
 import pytest
 import torch
@@ -55,7 +58,7 @@ pytestmark = pytest.mark.usefixtures("fresh_counters")
 
 
 def tensors(mask, channels, interleaved, dtype=torch.float32):
-    size = (2, channels, PIXELS, 1)
+    size = (2, channels, len(mask), 1)
     input = torch.rand(size, generator=torch.Generator().manual_seed(channels), dtype=torch.float64).to(dtype)
     if interleaved:
         input = input.to(memory_format=torch.channels_last)
@@ -82,6 +85,33 @@ def test_any_mask_gives_the_moments_in_one_pass(mask, interleaved, channels):
     for name in ("input", "target"):
         found = emulated.kernels().counters()[name]
         assert (found["min_loads"], found["max_loads"]) == (1, 1), name
+
+
+@EVERY_MASK
+@LAYOUTS
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("channels", [4, 7])
+def test_pixels_that_are_loaded_together_may_lie_in_several_regions(mask, interleaved, dtype, channels):
+    """Sizes that allow 16-byte loads of pixels, and of channels_last ones where they have 4 channels."""
+    input, target, regions = tensors(mask[:720], channels, interleaved, dtype)
+    count, mean, scatter = emulated.accumulate(input, target, regions, IGNORED, False)
+    expected = reference.region_moments(input.double(), target, regions, ignore_index=IGNORED)
+    assert torch.equal(count, expected.count.long())
+    assert error(mean, expected.mean) < 3e-7
+    assert error(scatter, expected.scatter) < 1e-6
+
+
+def test_blocks_of_an_image_add_up():
+    """Images of several blocks, of labels in runs and of scattered ones."""
+    runs = torch.arange(3 * 1024 + 8) // 100 % 6
+    input, target, regions = tensors(torch.where(runs == IGNORED, 3, runs), 3, False)
+    target[1] = torch.randint(0, 6, target[1].shape, generator=torch.Generator().manual_seed(3))
+    count, mean, scatter = emulated.accumulate(input, target, regions, IGNORED, False)
+    plan = emulated.kernels().select_accumulate([2, regions, 3, len(runs)], 2, 4096, [0, len(runs), 1], False, 4096)
+    assert (plan["kernel"], plan["splits"]) == ("accumulate_narrow", 4)
+    expected = reference.region_moments(input.double(), target, regions, ignore_index=IGNORED)
+    assert torch.equal(count, expected.count.long())
+    assert error(mean, expected.mean) < 3e-7 and error(scatter, expected.scatter) < 1e-6
 
 
 @EVERY_MASK
