@@ -77,10 +77,9 @@ __device__ __forceinline__ void add_runs(NarrowTable<acc_t>& table, const int32_
     }
     pending &= ~mine;
 
-    const acc_t inverse_n = acc_t(1) / n;
+    const double inverse = 1.0 / n;
     acc_t square = 0, own_center = 0, own_rest = 0;  // `own`: of channel `lane`
     double about_mean = 0;                           // what makes of the squares about `center` those about the mean
-    const double inverse = 1.0 / n;
 #pragma unroll
     for (int m = 0; m < kChannels; ++m) {
       acc_t pilot = s[0][m];
@@ -90,7 +89,7 @@ __device__ __forceinline__ void add_runs(NarrowTable<acc_t>& table, const int32_
       acc_t shift = 0, rest = 0;
 #pragma unroll
       for (int k = 0; k < V; ++k) shift += (mine >> k & 1) != 0 ? s[k][m] - pilot : acc_t(0);
-      const acc_t center = pilot + warp_sum(shift) * inverse_n;
+      const acc_t center = pilot + warp_sum(shift) * static_cast<acc_t>(inverse);
 #pragma unroll
       for (int k = 0; k < V; ++k) {
         const acc_t d = (mine >> k & 1) != 0 ? s[k][m] - center : acc_t(0);
