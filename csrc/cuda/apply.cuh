@@ -29,9 +29,9 @@ struct CoefficientTable {
 
   template <class scalar_t>
   __device__ __forceinline__ scalar_t element(int32_t i, int64_t m, scalar_t s) const {
-    if (i == kIgnored) return from_acc<scalar_t>(acc_t(0));
-    if (i == kInvalid) return from_acc<scalar_t>(static_cast<acc_t>(not_a_number()));
-    return from_acc<scalar_t>(gradient(i, m, to_acc(s)));
+    const acc_t g = gradient(i < 0 ? 0 : i, m, to_acc(s));  // of some region, so that nothing branches
+    const acc_t elsewhere = i == kIgnored ? acc_t(0) : static_cast<acc_t>(not_a_number());
+    return from_acc<scalar_t>(i < 0 ? elsewhere : g);
   }
 };
 
@@ -76,15 +76,17 @@ __global__ void __launch_bounds__(kApplyThreads, kApplyBlocks) apply_planar_kern
     Pack<scalar_t, V> pack[kAhead];  // all loads come first: the compiler keeps their order among the stores
 #pragma unroll
     for (int c = 0; c < kAhead; ++c) {
-      if (m0 + c < M) pack[c] = load_pack<V>(input + (m0 + c) * p.input.channel_stride);
+      if (m0 + c < M) pack[c] = load_pack<V>(input + c * p.input.channel_stride);
     }
 #pragma unroll
     for (int c = 0; c < kAhead; ++c) {
       if (m0 + c >= M) break;
 #pragma unroll
       for (int k = 0; k < V; ++k) pack[c].v[k] = table.element(region[k], m0 + c, pack[c].v[k]);
-      store_pack<V>(gradient + (m0 + c) * p.gradient.channel_stride, pack[c]);
+      store_pack<V>(gradient + c * p.gradient.channel_stride, pack[c]);
     }
+    input += kAhead * p.input.channel_stride;
+    gradient += kAhead * p.gradient.channel_stride;
   }
 }
 

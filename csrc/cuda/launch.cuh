@@ -2,7 +2,6 @@
 // shared_bytes, params)` is <<<>>> in operators.cu and the fiber scheduler in tests/simt.
 #pragma once
 
-#include "accumulate_narrow.cuh"
 #include "accumulate_small.cuh"
 #include "accumulate_table.cuh"
 #include "apply.cuh"
@@ -95,17 +94,6 @@ void launch_small(const AccumulateParams& p, dim3 grid, Launch& launch) {
   }
 }
 
-template <class scalar_t, bool kWide, bool kInterleaved, class Launch>
-void launch_narrow(const AccumulateParams& p, dim3 grid, Launch& launch) {
-  constexpr int V = kWide ? 16 / sizeof(scalar_t) : 1;
-  const size_t shared = static_cast<size_t>(narrow_bytes(p.shape, p.scalar));
-  if (p.shape.channels <= 4) {
-    launch(accumulate_narrow_kernel<scalar_t, 4, V, kInterleaved>, grid, dim3(kNarrowThreads), shared, p);
-  } else if constexpr (!(kWide && kInterleaved)) {  // packs of whole pixels have 4 channels
-    launch(accumulate_narrow_kernel<scalar_t, 8, V, kInterleaved>, grid, dim3(kNarrowThreads), shared, p);
-  }
-}
-
 template <class Launch>
 void launch_moments(const AccumulateParams& p, const AccumulatePlan& plan, Launch& launch) {
   const dim3 grid(static_cast<unsigned>(p.shape.images * p.splits));
@@ -113,11 +101,6 @@ void launch_moments(const AccumulateParams& p, const AccumulatePlan& plan, Launc
     using scalar_t = decltype(scalar);
     const bool behind_softmax = p.activation == Activation::kSoftmax;
     const bool small = plan.kernel == AccumulateKernel::kSmall;
-    if (plan.kernel == AccumulateKernel::kNarrow) {
-      return visit_flags(plan.V > 1, p.input.interleaved, [&](auto wide, auto interleaved) {
-        launch_narrow<scalar_t, wide.value, interleaved.value>(p, grid, launch);
-      });
-    }
     visit_flags(plan.V > 1, p.input.interleaved, behind_softmax, [&](auto wide, auto interleaved, auto softmax) {
       if (small && p.shape.regions <= 2) {
         launch_small<scalar_t, wide.value, interleaved.value, softmax.value, 2>(p, grid, launch);

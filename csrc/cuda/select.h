@@ -20,11 +20,7 @@ constexpr int64_t kSmallShare = 64;
 constexpr int64_t kLargeShare = 4;  // one wave, or as many blocks as leave the tables below this share of the input
 constexpr int64_t kSharedTableBytes = 49152;  // what a block may use without asking for more
 
-constexpr int64_t kNarrowLimit = 8;                  // channels of the narrow kernel
-constexpr int64_t kNarrowThreads = 128;              // each of whose warps has a table
-constexpr int64_t kNarrowTile = kNarrowThreads * 8;  // pixels: blocks own whole rounds of any width of loads
-
-enum class AccumulateKernel : int32_t { kSmall, kNarrow, kTable };
+enum class AccumulateKernel : int32_t { kSmall, kTable };
 enum class ApplyKernel : int32_t { kPlanar, kInterleaved, kSoftmaxSmall, kSoftmaxTeam };
 
 // How an image's moments come from what its blocks saw: there is one block; the last block to finish merges; a second
@@ -98,13 +94,6 @@ inline int64_t splits_within(const Shape& s, int64_t image_bytes, int64_t blocks
   return std::min(blocks / std::max<int64_t>(s.images, 1), image_bytes / (share * table_bytes));
 }
 
-// Bytes of shared memory that the narrow kernel takes: per warp, N regions of M channels (sum, square, first pixel) and
-// a count.
-inline int64_t narrow_bytes(const Shape& s, Scalar scalar) {
-  const int64_t acc_size = scalar == Scalar::kDouble ? 8 : 4;
-  return kNarrowThreads / 32 * s.regions * (s.channels * (16 + acc_size) + 4);
-}
-
 inline AccumulatePlan select_accumulate(const AccumulateParams& p, const AccumulateTiles& tiles) {
   const Shape& s = p.shape;
   const int64_t size = bytes_of(p.scalar), wide = 16 / size;
@@ -117,16 +106,8 @@ inline AccumulatePlan select_accumulate(const AccumulateParams& p, const Accumul
     const int64_t wave = divide_up(s.images * s.pixels, kWaveBlocks), most = tiles.small_threads * tiles.small_pixels;
     plan.splits = divide_up(s.pixels, std::min(divide_up(std::max<int64_t>(wave, 1), tile) * tile, most));
   } else {
-    if (p.activation == Activation::kNone && s.channels <= kNarrowLimit &&
-        narrow_bytes(s, p.scalar) <= kSharedTableBytes) {
-      plan.kernel = AccumulateKernel::kNarrow;
-      tile = kNarrowTile;
-      const bool packs = !p.input.interleaved || s.channels == kSmallLimit;  // whole pixels that touch, or rows
-      plan.V = packs && pixels_aligned(p.input, s, wide) && aligned(p.target.data) ? wide : 1;
-    } else {
-      plan.kernel = AccumulateKernel::kTable;
-      plan.V = (p.input.interleaved ? channels_aligned(p.input, s, wide) : pixels_aligned(p.input, s, wide)) ? wide : 1;
-    }
+    plan.kernel = AccumulateKernel::kTable;
+    plan.V = (p.input.interleaved ? channels_aligned(p.input, s, wide) : pixels_aligned(p.input, s, wide)) ? wide : 1;
     const int64_t bytes = s.pixels * s.channels * size;
     plan.splits = std::max(splits_within(s, bytes, kWaves * kWaveBlocks, kSmallShare),
                            splits_within(s, bytes, kWaveBlocks, kLargeShare));
@@ -134,7 +115,7 @@ inline AccumulatePlan select_accumulate(const AccumulateParams& p, const Accumul
   const int64_t pixels = std::max<int64_t>(s.pixels, 1);  // a block for an image without pixels, too
   plan.pixels_per_split = divide_up(divide_up(pixels, std::max<int64_t>(plan.splits, 1)), tile) * tile;
   plan.splits = divide_up(pixels, plan.pixels_per_split);
-  plan.merge = plan.kernel != AccumulateKernel::kSmall ? Merge::kKernel
+  plan.merge = plan.kernel == AccumulateKernel::kTable ? Merge::kKernel
                : plan.splits == 1                      ? Merge::kNone
                : plan.splits <= tiles.small_threads    ? Merge::kLastBlock  // a thread reads the table of a block
                                                        : Merge::kKernel;

@@ -22,7 +22,7 @@ from .table import ROOT, _demangle, _split_name, compile_cubin, find_cuobjdump, 
 PAGE = ROOT / "docs" / "performance.md"
 BEGIN, END = "<!-- cost:begin -->", "<!-- cost:end -->"
 ARCHITECTURE = "sm_90"
-THREADS = 256  # of a block of a pixel kernel, but for accumulate_narrow
+THREADS = 256  # of a block of every pixel kernel
 WARPS = 8
 TILE = 256  # pixels, accumulate_table
 LABEL_BYTES = 1
@@ -128,20 +128,6 @@ def of_table(M: int, mask: Mask) -> Callable[[Function, int], float]:
     return count
 
 
-def of_narrow(M: int, chord: float) -> Callable[[Function, int], float]:
-    """accumulate_narrow: a warp's 32 V pixels, then each of the regions among them (coherent masks)."""
-
-    def count(function: Function, V: int) -> float:
-        pixels = function.main_loop("LDG")
-        inside = [a for a in function.loops if pixels.begin < a.begin and a.end < pixels.end]
-        runs = max((a for a in inside if a.count("SHFL") > 0 and a.count("MATCH") == 0), key=lambda a: a.instructions)
-        around = function.way(pixels.begin, runs.begin)[1] + function.way(runs.end, pixels.end, "CALL|MATCH")[1]
-        regions = 1 + 32 * V / chord
-        return (around + regions * function.way(runs.begin, runs.end)[1]) / (V * M)
-
-    return count
-
-
 def of_apply(loads: str = "STG") -> Callable[[Function, int], float]:
     """apply: the longest way through its main loop, that of pixels that have a region."""
 
@@ -170,25 +156,12 @@ class Row:
     channels: int
     moves: int  # times each element is read or written
     count: Callable[[Function, int], float]
-    threads: int = THREADS  # of a block
 
 
 ROWS = (
     Row("accumulate_small, N = M = 2, planar", "accumulate_small_kernel", "2, 2, V, false, false", 2, 1, of_small(2)),
     Row("the same, channels_last", "accumulate_small_kernel", "2, 2, V, true, false", 2, 1, of_small(2)),
     Row("accumulate_small, N = M = 4, planar", "accumulate_small_kernel", "4, 4, V, false, false", 4, 1, of_small(4)),
-    *(
-        Row(
-            f"accumulate_narrow, volume: 64 in 256 x 256 x 256, M = 4, {layout}",
-            "accumulate_narrow_kernel",
-            f"4, V, {flag}",
-            4,
-            1,
-            of_narrow(4, 44),
-            128,
-        )
-        for layout, flag in (("planar", "false"), ("channels_last", "true"))
-    ),
     *(
         Row(
             f"accumulate_table, {what}, {layout}",
@@ -204,6 +177,7 @@ ROWS = (
             ("voc: 20 regions in 512 x 512, M = 21", 21, coherent(90)),
             ("embedding: 100 in 512 x 512, M = 64", 64, coherent(40)),
             ("superpixel: 1000 in 1024 x 1024, M = 32", 32, coherent(25)),
+            ("volume: 64 in 256 x 256 x 256, M = 4", 4, coherent(44)),
             ("100 random labels, M = 64", 64, random(100)),
         )
     ),
@@ -257,8 +231,8 @@ def cells(row: Row, dtype: str, functions: dict[str, Function], registers: dict[
     name = label(row.kernel, f"{dtype}, {row.arguments}".replace("V", str(V)))
     moved = row.moves * size + LABEL_BYTES / row.channels
     count, budget = row.count(functions[name], V), INSTRUCTIONS_PER_BYTE * moved
-    taken = -(-registers[name] // 8) * 8 * row.threads  # registers come in eights
-    warps = min(65536 // taken, 2048 // row.threads) * row.threads // 32
+    taken = -(-registers[name] // 8) * 8 * THREADS  # registers come in eights
+    warps = min(65536 // taken, 2048 // THREADS) * WARPS
     share = f"{100 * predicted_share(count, budget):.0f}%"
     return [f"{moved:.3g}", f"{count:.0f}", f"{budget:.0f}", str(registers[name]), str(warps), share]
 

@@ -14,7 +14,6 @@ pytestmark = pytest.mark.skipif(ABSENT is not None, reason=str(ABSENT))
 # Registers per thread, from the occupancy that each kernel's launch bounds promise (65536 registers, docs/performance.md).
 CEILINGS = {
     "accumulate_small_kernel": 255,  # 256 threads x 255: one block; kernels of at most 4 cells are held to 80 below
-    "accumulate_narrow_kernel": 168,
     "accumulate_table_kernel": 255,  # for double behind a softmax; the others are held to 80 or 128 below
     "apply_interleaved_kernel": 64,
     "apply_planar_kernel": 128,
@@ -36,8 +35,6 @@ def vector_bytes(kernel: Kernel) -> int:
         return size  # its lanes are the neighbours
     if kernel.name == "accumulate_small_kernel":
         return size * int(kernel.arguments[3])
-    if kernel.name == "accumulate_narrow_kernel":
-        return size * int(kernel.arguments[2])
     return size * int(kernel.arguments[1])
 
 

@@ -194,8 +194,7 @@ py::dict plan_of_accumulate(const Sizes& sizes, int scalar, uintptr_t input, con
   p.with_loss = true;  // as in `forward`
   const AccumulatePlan plan = plan_accumulate(p);
   py::dict result;
-  const char* const kernels[] = {"accumulate_small", "accumulate_narrow", "accumulate_table"};
-  result["kernel"] = kernels[static_cast<int>(plan.kernel)];
+  result["kernel"] = plan.kernel == AccumulateKernel::kSmall ? "accumulate_small" : "accumulate_table";
   result["V"] = plan.V;
   result["splits"] = plan.splits;
   result["pixels_per_split"] = plan.pixels_per_split;

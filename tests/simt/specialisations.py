@@ -74,7 +74,6 @@ class Case:
 def every_case() -> list[Case]:
     """Every regime x dtype x layout x alignment; the label types take turns, and each meets every regime once."""
     regimes = [("small", M, N) for M, N in itertools.product((2, 4), (2, 3))]
-    regimes += [("narrow", M, 5) for M in (2, 4, 7)]  # 4: channels_last pixels are loaded whole
     regimes += [("table", 9, 5), ("table-shared", 40, 2), ("table-global", 9, 200)]
     found = []
     turn = itertools.cycle(LABELS[1:])

@@ -19,7 +19,6 @@ MANY = "more images than an arrival word counts"
 INPUTS = {  # name -> how to make (input, target), num_regions
     "one block": (SOME.tensors, 2),
     "several blocks": (lambda: SOME.tensors(SEVERAL_BLOCKS), 2),
-    "narrow": (Case("any", torch.float32, torch.int64, False, 3, 7, 16).tensors, 7),
     "table": (Case("any", torch.float64, torch.uint8, True, 9, 5, 16).tensors, 5),
     "table of many regions": (Case("any", torch.bfloat16, torch.int16, False, 5, 800, 16).tensors, 800),
     "no image": (lambda: images(0, torch.float32), 3),
@@ -56,7 +55,6 @@ def forward(name: str, reduction: int) -> dict[str, torch.Tensor]:
     [
         ("one block", ["accumulate_small_kernel"]),
         ("several blocks", ["accumulate_small_kernel"]),
-        ("narrow", ["accumulate_narrow_kernel", "merge_kernel"]),
         ("table", ["accumulate_table_kernel", "merge_kernel"]),
         ("table of many regions", ["accumulate_table_kernel", "merge_kernel"]),
         ("no image", ["reduce_kernel"]),
