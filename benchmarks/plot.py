@@ -82,6 +82,7 @@ def style(impl: str) -> dict:
 def title(result: dict, text: str) -> str:
     threads = f", {result['threads']} thread{'s' * (result['threads'] != 1)}" if result["threads"] else ""
     scaled = "" if result["scale"] == "full" else ", sizes scaled down"
+    text += ", logits" * (result.get("activation") == "softmax")
     return f"{text}\n{result['device']}{threads}{scaled}, torch {result['torch']}"
 
 
