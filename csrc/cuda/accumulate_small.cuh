@@ -20,8 +20,9 @@ constexpr int kSmallPixels = 256;  // per thread: float sums of no more terms, a
 // needs more of them.
 template <class scalar_t>
 constexpr int small_blocks(int cells, bool softmax) {
-  const int few = softmax && std::is_same_v<scalar_t, double> ? 2 : 3;
-  return cells <= 4 ? few : cells <= 8 ? 2 : 1;
+  const bool wide = std::is_same_v<scalar_t, double>;
+  const int few = wide && softmax ? 2 : 3, some = wide ? 1 : 2;
+  return cells <= 4 ? few : cells <= 8 ? some : 1;
 }
 
 struct SmallShared {

@@ -11,7 +11,6 @@ namespace cas_ext {
 
 constexpr int kApplyThreads = 256;
 constexpr int kApplyBlocks = 2;        // that a multiprocessor must be able to hold: 128 registers, no spills
-constexpr int kAhead = 4;              // planar: channels whose loads a thread has under way
 constexpr int kApplyTilePixels = 256;  // interleaved: pixels of a block, one label per thread
 
 // scale (N), center (N, row), offset (N, row) of one image, in shared or global memory.
@@ -72,6 +71,7 @@ __global__ void __launch_bounds__(kApplyThreads, kApplyBlocks) apply_planar_kern
   load_regions<V>(p.target, p.shape.regions, b * P + x, region);
   const scalar_t* __restrict__ input = static_cast<const scalar_t*>(p.input.data) + b * p.input.image_stride + x;
   scalar_t* __restrict__ gradient = static_cast<scalar_t*>(p.gradient.data) + b * p.gradient.image_stride + x;
+  constexpr int kAhead = V <= 4 ? 4 : kSharedTable ? 2 : 1;  // channels under way: what the registers hold
   for (int64_t m0 = 0; m0 < M; m0 += kAhead) {
     Pack<scalar_t, V> pack[kAhead];  // all loads come first: the compiler keeps their order among the stores
 #pragma unroll

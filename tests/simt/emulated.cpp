@@ -82,8 +82,8 @@ py::array run_accumulate(simt::Arrays& arrays, AccumulateParams& p) {
   if (words > 0) p.arrivals = arrays.inout("arrivals", stale_words(words, launches));
   ++launches;
   launch_accumulate(p, plan, simt::Launch{});
+  if (words == 0 || p.shape.images == 0) return py::array_t<bool>(0);
   py::array_t<bool> counting(words);
-  if (words == 0) return counting;
   const py::array_t<uint64_t> left = arrays.take("arrivals");
   for (int64_t k = 0; k < words; ++k) {
     const uint64_t count = left.at(k) ^ p.launch;

@@ -108,7 +108,7 @@ def test_blocks_of_an_image_add_up():
     target[1] = torch.randint(0, 6, target[1].shape, generator=torch.Generator().manual_seed(3))
     count, mean, scatter = emulated.accumulate(input, target, regions, IGNORED, False)
     plan = emulated.kernels().select_accumulate([2, regions, 3, len(runs)], 2, 4096, [0, len(runs), 1], False, 4096)
-    assert (plan["kernel"], plan["splits"]) == ("accumulate_table", 4)
+    assert plan["kernel"] == "accumulate_table" and plan["splits"] > 1
     expected = reference.region_moments(input.double(), target, regions, ignore_index=IGNORED)
     assert torch.equal(count, expected.count.long())
     assert error(mean, expected.mean) < 3e-7 and error(scatter, expected.scatter) < 1e-6
