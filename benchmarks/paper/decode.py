@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 MAX_SAMPLES = 2000  # pixels that a clustering sees; the others join what is nearest
-SHIFTED = 32  # samples from which mean shift sets out; all samples pull
+SHIFTED = 16  # samples from which mean shift sets out, far from each other; all samples pull
 MAX_CLUSTERS = 64  # that `thresholding` looks for
 MAX_SHIFTS = 20  # of one centre; it stands still earlier, as a rule
 NOISE = -1  # DBSCAN's label of pixels that belong to no cluster
@@ -49,18 +49,17 @@ def mean_shift(embedding: Tensor, bandwidth: float, seed: int = 0) -> np.ndarray
     """Clusters (H, W) int64 of an embedding (M, H, W): every pixel joins the nearest mode.
 
     Modes are found by mean shift with a flat kernel of radius `bandwidth`, in units of the embedding, on MAX_SAMPLES pixels,
-    from SHIFTED of them.
+    from SHIFTED of them that k-means++ draws: as many drawn at random miss small regions.
     """
     from sklearn import config_context
-    from sklearn.cluster import MeanShift
+    from sklearn.cluster import MeanShift, kmeans_plusplus
 
     pixels = embedding.flatten(1).T.double().cpu().numpy()
     samples = _samples(pixels, seed)
-    starts = np.random.default_rng(seed).permutation(len(samples))[:SHIFTED]
-    shift = MeanShift(bandwidth=bandwidth, seeds=samples[starts])
+    starts, _ = kmeans_plusplus(samples, min(SHIFTED, len(samples)), random_state=seed)
     # Its inner loop checks its arguments anew in each of thousands of calls.
     with config_context(assume_finite=True, skip_parameter_validation=True):
-        shift.fit(samples)
+        shift = MeanShift(bandwidth=bandwidth, seeds=starts).fit(samples)
     return shift.predict(pixels).reshape(embedding.shape[1:]).astype(np.int64)
 
 

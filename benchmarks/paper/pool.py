@@ -11,8 +11,8 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -30,10 +30,28 @@ from .models import ModelError
 
 USER_ERRORS = (JobError, TrainingError, ModelError, DemoError, OSError)
 Results = dict[str, dict[str, Any]]
+BARLESS = {"TQDM_DISABLE": "1"}  # the bars of single trainings would overwrite each other
+# PyTorch, scikit-learn and NumPy bring a pool of threads each.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 class WorkerError(Exception):
     """A fault of the program in a worker; its message is the worker's traceback."""
+
+
+@contextmanager
+def _environment(settings: dict[str, str]) -> Iterator[None]:
+    """Variables that processes started within inherit."""
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _die_with(parent: Any) -> None:
@@ -46,8 +64,6 @@ def _work(channel: Connection, runs: Path, device: torch.device) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     threading.Thread(target=_die_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     tqdm.set_lock(threading.RLock())  # its own lock is a system semaphore, which outlives a worker that is ended
-    if device.type == "cpu":
-        torch.set_num_threads(1)
     while (job := channel.recv()) is not None:
         try:
             run(job, runs, device)
@@ -67,20 +83,13 @@ class Pool:
 
     def start(self) -> None:
         context = multiprocessing.get_context("spawn")  # CUDA and threads survive no fork
-        before = os.environ.get("TQDM_DISABLE")
-        os.environ["TQDM_DISABLE"] = "1"  # inherited: the bars of single trainings would overwrite each other
-        try:
+        with _environment(BARLESS if self.device.type != "cpu" else BARLESS | ONE_THREAD):
             for _ in range(self.workers):
                 mine, theirs = context.Pipe()
                 process = context.Process(target=_work, args=(theirs, self.runs, self.device), daemon=True)
                 process.start()
                 theirs.close()
                 self.processes[mine] = process
-        finally:
-            if before is None:
-                del os.environ["TQDM_DISABLE"]
-            else:
-                os.environ["TQDM_DISABLE"] = before
 
     def close(self) -> None:
         for channel, process in self.processes.items():

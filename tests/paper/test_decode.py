@@ -54,6 +54,16 @@ def test_clusters_are_found_without_their_number(cluster, monkeypatch: pytest.Mo
     assert region_scores.score_regions(STRIPES, cluster(embedding(0.1))).rand == 1
 
 
+def test_mean_shift_finds_regions_of_few_pixels() -> None:
+    """Eight regions, seven of them of 1% of the pixels: most starts drawn at random would lie in the eighth."""
+    truth = np.zeros((48, 48), int)
+    for region in range(1, 8):
+        truth[6 * region : 6 * region + 4, 6:12] = region
+    noise = 0.05 * torch.randn(8, 48, 48, generator=torch.Generator().manual_seed(0))
+    found = decode.mean_shift(3 * torch.eye(8)[torch.from_numpy(truth)].movedim(-1, 0) + noise, 0.8)
+    assert region_scores.score_regions(truth, found).rand == 1
+
+
 def test_dbscan_without_a_core_sample_is_one_region() -> None:
     assert not decode.dbscan(100 * embedding(1.0), 1e-6).any()
 
