@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
 
@@ -103,10 +103,10 @@ def load(source: Source, device: torch.device) -> Splits:
     """
     if source.kind not in KINDS:
         raise ValueError(f"load: kind must be one of {', '.join(KINDS)}, got {source.kind!r}")
-    splits = _generated(source, device) if source.data is None else _data_set(source, device)
     if source.noise == 0:
-        return splits
-    return Splits(scenes.with_region_noise(splits.train, source.noise, source.seed), splits.validation, splits.tests)
+        return _generated(source, device) if source.data is None else _data_set(source, device)
+    clean = load(replace(source, noise=0.0), device)
+    return Splits(scenes.with_region_noise(clean.train, source.noise, source.seed), clean.validation, clean.tests)
 
 
 __all__ = ["KINDS", "DataError", "Source", "Splits", "load"]
