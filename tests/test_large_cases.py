@@ -50,3 +50,16 @@ def test_large_case_equals_the_reference(device, name, dtype, layout):
     assert_losses_close(actual, expected, input, alpha=case.alpha)
     (wanted,) = torch.autograd.grad(expected[0], leaf, upstream.cpu().double())
     assert_gradient_close(gradient, wanted, input, target)
+
+
+@pytest.mark.parametrize("label_dtype", [torch.uint8, torch.int16, torch.int32, torch.int64], ids=str)
+@pytest.mark.parametrize("pixels", [2, 63, 64, 65, 100, 2040, 2047, 2049, 4090])
+@on_every_device
+def test_last_pixel_may_be_a_region_of_its_own(device, pixels, label_dtype):
+    input = random_like(torch.empty(1, 9, pixels), 2).to(device.torch_device)
+    target = torch.zeros(1, pixels, dtype=label_dtype)
+    target[0, -1] = 1
+    found = cas_ext.region_moments(input, target.to(device.torch_device), 2)
+    assert found.count.tolist() == [[pixels - 1, 1]]
+    assert torch.equal(found.mean[0, 1], input[0, :, -1])
+    torch.testing.assert_close(found.mean[0, 0], input[0, :, :-1].double().mean(-1).float(), rtol=1e-6, atol=1e-7)

@@ -16,6 +16,8 @@ namespace CAS_ISA {
 constexpr int64_t kShortRun = 24;  // mean run length (pixels) below which rows are cheaper, and for few channels:
 constexpr int64_t kShortRunOfFew = 12;
 static_assert(kShortRunOfFew >= kShortestRun);
+constexpr int64_t kPieceRun = 64;  // mean run length below which planar runs are summed in pieces; of half types
+constexpr int64_t kPieceRunOfHalf = 24;
 constexpr int64_t kLongRunOfTwo = 64;     // mean run length below which two regions are cheaper to mask
 constexpr int64_t kTurnedPixels = 32;     // that become rows at a time
 constexpr int64_t kTurnedChannels = 128;  // at a time: with the pixels 16 KB, in L1
@@ -59,6 +61,9 @@ class Chunk {
     const bool maskable = packed_ || !strides_.interleaved;
     const int64_t mean_run = tile.size / tile.runs;
     const bool mask_two = maskable && t_.N == 2 && mean_run < kLongRunOfTwo;
+    constexpr int64_t kPieces = sizeof(scalar_t) < sizeof(float) ? kPieceRunOfHalf : kPieceRun;
+    const bool in_pieces = !strides_.interleaved && tile.size >= L && mean_run >= kShortestRun && mean_run < kPieces;
+    if (in_pieces && !mask_two) return add_pieces(tile, s);
     if (mean_run >= (M_ < kPad ? kShortRunOfFew : kShortRun) && !mask_two) return add_runs(tile, s);
     fill_labels(tile);
     if (maskable) {
@@ -91,6 +96,25 @@ class Chunk {
                       : add_segment(run, pixels, tile.size - x, t_.pilot(i), t_.squares(i));
         for (int64_t m = M_; m < t_.padded; ++m) t_.part[m] = 0;
         t_.merge(i, pixels);
+      }
+    });
+  }
+
+  // Planar runs of some ten pixels: their sums become a row, to which those of eight planes are folded at once.
+  void add_pieces(const Tile& tile, const scalar_t* s) {
+    for_each_run(tile, [&](int32_t i, int64_t x, int64_t length) {
+      if (i == kIgnored) return;
+      const int64_t end = x + length;
+      for (int64_t pixels; x < end; x += pixels) {
+        t_.expect_row(i, s + x, strides_.channel);
+        pixels = std::min(end - x, t_.limit(i));
+        t_.count_rows(i, pixels);
+        for (int64_t m = 0; m < M_; m += kPad) {
+          visit_count<kPad>(M_ - m, [&](auto K) {
+            sum_piece<K.value>(s + m * strides_.channel + x, strides_.channel, pixels, tile.size - x, t_.pilot(i) + m,
+                               t_.row_sum(i) + m, t_.row_square(i));
+          });
+        }
       }
     });
   }
@@ -185,7 +209,7 @@ class Chunk {
       for (int64_t x = 0; x < pixels; ++x) {
         const int32_t i = label[x];
         if (i == kIgnored) continue;
-        t_.count_row(i);
+        t_.count_rows(i, 1);
         sum_pixel(s + x * strides_.pixel, M_, t_.pilot(i), t_.row_sum(i), t_.row_square(i));
       }
       return;
@@ -199,7 +223,7 @@ class Chunk {
       for (int64_t x = 0; x < pixels; ++x) {
         const int32_t i = label[x];
         if (i == kIgnored) continue;
-        if (first == 0) t_.count_row(i);
+        if (first == 0) t_.count_rows(i, 1);
         sum_row(rows + x * padded, padded, t_.pilot(i) + first, t_.row_sum(i) + first, t_.row_square(i));
       }
     }

@@ -93,6 +93,7 @@ class Gradient {
           store_acc<L>(g + at, gradient_element(weight, scale, center, offset, load_acc<L>(s + at)));
         };
         if (length < L) {
+          if (x + L <= tile.size) return eight(x);  // what follows is written anew with its own run
           for (; x < end; ++x) g[x] = element(i, m, s[x]);
           return;
         }

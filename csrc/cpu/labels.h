@@ -12,6 +12,8 @@ namespace CAS_ISA {
 constexpr int64_t kTile = kMaxTile;  // pixels; their int32 labels take 8 KB, a sixth of an L1 data cache
 constexpr int64_t kShortestRun = 8;  // pixels on average: tiles with shorter runs get no list of them
 constexpr int64_t kMaxRuns = kTile / kShortestRun;
+constexpr int64_t kWord = 64;  // pixels, a bit each
+constexpr int64_t kLine = 64;  // bytes
 
 // Labels of a stretch of pixels, and its runs of equal labels.
 struct Tile {
@@ -23,24 +25,82 @@ struct Tile {
   int32_t label[kTile];  // once fill_labels has run
   bool filled;
   const LabelArray* stored;
-  int64_t first;               // its place in `stored`
-  uint8_t changes[kTile + 8];  // whether a run begins here
+  int64_t first;  // its place in `stored`
 };
 
 namespace labels {
 
-// Every label in range and none ignored: they need no check one by one. Fills `changes`.
+// Every label in range and none ignored: they need no check one by one.
 template <class label_t>
-inline bool scan(const label_t* stored, int64_t size, int64_t regions, int64_t ignore_index, uint8_t* changes) {
+inline bool all_plain(const label_t* stored, int64_t size, int64_t regions, int64_t ignore_index) {
+  constexpr int kLabels = CAS_VECTOR_BYTES / static_cast<int>(sizeof(label_t));
+  using V = Vec<label_t, kLabels>;
+  V low = V{} + stored[0], high = low;
+  int64_t x = 0;
+  for (; x + kLabels <= size; x += kLabels) {
+    const V label = load<V>(stored + x);
+    low = label < low ? label : low;
+    high = label > high ? label : high;
+  }
   label_t lowest = stored[0], highest = stored[0];
-  for (int64_t x = 0; x < size; ++x) {
+  for (int k = 0; k < kLabels; ++k) {
+    lowest = std::min<label_t>(lowest, low[k]);
+    highest = std::max<label_t>(highest, high[k]);
+  }
+  for (; x < size; ++x) {
     lowest = std::min(lowest, stored[x]);
     highest = std::max(highest, stored[x]);
   }
   if (lowest < 0 || static_cast<int64_t>(highest) >= regions) return false;
-  if (static_cast<int64_t>(lowest) <= ignore_index && ignore_index <= static_cast<int64_t>(highest)) return false;
-  for (int64_t x = 1; x < size; ++x) changes[x] = stored[x] != stored[x - 1];
-  return true;
+  return !(static_cast<int64_t>(lowest) <= ignore_index && ignore_index <= static_cast<int64_t>(highest));
+}
+
+// Bit k: label[k] != before[k], for k < kWord.
+template <class label_t>
+inline uint64_t differences(const label_t* label, const label_t* before) {
+#if CAS_X86_LEVEL >= 4
+  constexpr int kLabels = 64 / sizeof(label_t);
+  uint64_t bits = 0;
+  for (int k = 0; k < kWord; k += kLabels) {
+    const __m512i a = load<__m512i>(label + k), b = load<__m512i>(before + k);
+    if constexpr (sizeof(label_t) == 1) bits = _mm512_cmpneq_epi8_mask(a, b);
+    if constexpr (sizeof(label_t) == 2) bits |= static_cast<uint64_t>(_mm512_cmpneq_epi16_mask(a, b)) << k;
+    if constexpr (sizeof(label_t) == 4) bits |= static_cast<uint64_t>(_mm512_cmpneq_epi32_mask(a, b)) << k;
+    if constexpr (sizeof(label_t) == 8) bits |= static_cast<uint64_t>(_mm512_cmpneq_epi64_mask(a, b)) << k;
+  }
+  return bits;
+#else
+  uint8_t differs[kWord];
+  for (int k = 0; k < kWord; ++k) differs[k] = label[k] != before[k];
+  uint64_t bits = 0;
+  for (int k = 0; k < kWord; k += 8) {  // eight bytes of 0 or 1 become eight bits, the first one the lowest
+    bits |= load<uint64_t>(differs + k) * 0x0102040810204080u >> 56 << k;
+  }
+  return bits;
+#endif
+}
+
+// Where runs of equal labels begin, a bit for each pixel. Returns how many there are.
+template <class label_t>
+inline int64_t find_runs(const label_t* label, int64_t size, uint64_t* begins) {
+  int64_t runs = 0;
+  for (int64_t x = 0; x < size; x += kWord) {
+    uint64_t bits;
+    if (x > 0 && x + kWord <= size) {
+      bits = differences(label + x, label + x - 1);
+    } else {  // nothing lies before the first label, nor behind the last
+      label_t here[kWord], before[kWord];
+      const int64_t n = std::min(kWord, size - x);
+      for (int64_t k = 0; k < kWord; ++k) {
+        here[k] = label[x + std::min(k, n - 1)];
+        before[k] = label[std::max<int64_t>(x + std::min(k, n) - 1, 0)];
+      }
+      bits = differences(here, before) | static_cast<uint64_t>(x == 0);
+    }
+    begins[x / kWord] = bits;
+    runs += __builtin_popcountll(bits);
+  }
+  return runs;
 }
 
 // With checks. Returns whether a label was out of range; it is kInvalid then.
@@ -54,15 +114,13 @@ inline bool convert(const label_t* stored, int64_t size, int64_t regions, int64_
   return lowest == kInvalid;
 }
 
-// Lists the runs that begin where `changes` says so.
+// Lists the runs that begin where the bits say so.
 template <class RegionOf>
-inline void list_runs(Tile& tile, RegionOf region_at) {
+inline void list_runs(Tile& tile, const uint64_t* begins, RegionOf region_at) {
   int32_t runs = 0;
-  tile.changes[0] = 1;
-  std::memset(tile.changes + tile.size, 0, 8);
-  for (int64_t x = 0; x < tile.size; x += 8) {
-    for (uint64_t eight = load<uint64_t>(tile.changes + x); eight != 0; eight &= eight - 1) {
-      const int64_t begin = x + __builtin_ctzll(eight) / 8;
+  for (int64_t x = 0; x < tile.size; x += kWord) {
+    for (uint64_t bits = begins[x / kWord]; bits != 0; bits &= bits - 1) {
+      const int64_t begin = x + __builtin_ctzll(bits);
       tile.run_begin[runs] = static_cast<int32_t>(begin);
       tile.run_region[runs++] = region_at(begin);
     }
@@ -81,7 +139,11 @@ inline void read_tile(const LabelArray& stored, const Shape& shape, int64_t b, i
   tile.first = b * shape.pixels + begin;
   visit_labels(stored, [&](const auto* all) {
     const auto* label = all + tile.first;
-    tile.filled = !labels::scan(label, size, shape.regions, stored.ignore_index, tile.changes);
+    for (const auto* next = label + kTile; next < label + 2 * kTile; next += kLine / sizeof(*label)) {
+      __builtin_prefetch(next);  // the next tile
+    }
+    tile.filled = !labels::all_plain(label, size, shape.regions, stored.ignore_index);
+    uint64_t begins[kTile / kWord];
     if (tile.filled) {
       const bool invalid = labels::convert(label, size, shape.regions, stored.ignore_index, tile.label);
       for (int64_t x = size - 1; invalid && x >= 0; --x) {
@@ -89,13 +151,13 @@ inline void read_tile(const LabelArray& stored, const Shape& shape, int64_t b, i
         tile.label[x] = kIgnored;
         tile.invalid = x;
       }
-      for (int64_t x = 1; x < size; ++x) tile.changes[x] = tile.label[x] != tile.label[x - 1];
+      tile.runs = labels::find_runs(tile.label, size, begins);
+    } else {
+      tile.runs = labels::find_runs(label, size, begins);
     }
-    int32_t runs = 1;
-    for (int64_t x = 1; x < size; ++x) runs += tile.changes[x];
-    tile.runs = runs;
     if (tile.runs * kShortestRun > size) return;
-    labels::list_runs(tile, [&](int64_t x) { return tile.filled ? tile.label[x] : static_cast<int32_t>(label[x]); });
+    const auto region_at = [&](int64_t x) { return tile.filled ? tile.label[x] : static_cast<int32_t>(label[x]); };
+    labels::list_runs(tile, begins, region_at);
   });
 }
 

@@ -54,7 +54,7 @@ inline void sum_narrow_rows(Table& table, const int32_t* label, int64_t pixels, 
       }
     }
     if (i == kIgnored) continue;
-    table.count_row(i);
+    table.count_rows(i, 1);
     for (int v = 0; v < kVectors; ++v) {
       const V value = load<V>(rows + x * kWidth + v * L), d = value - center[v];
       sums[v] += widen<L>(std::is_same_v<acc_t, double> ? d : value);

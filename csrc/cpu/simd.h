@@ -222,6 +222,69 @@ CAS_HD double sum_lanes(Vec<acc_t, lanes> v) {
   return sum_eight(eight);
 }
 
+// Half as many doubles as a vector has floats; of double, the vector itself.
+template <class acc_t>
+using Wide = Vec<double, std::is_same_v<acc_t, double> ? kLanes<acc_t> : kLanes<acc_t> / 2>;
+
+// Lane k: v[k] + v[k + lanes / 2] in double; of double, v[k].
+template <class acc_t>
+CAS_HD Wide<acc_t> add_halves(Vec<acc_t> v) {
+  if constexpr (std::is_same_v<acc_t, double>) {
+    return v;
+  } else {
+#if CAS_X86_LEVEL >= 4
+    const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256((__m512)v));
+    return (Wide<acc_t>)(low + _mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)v, 1)));
+#elif CAS_X86_LEVEL >= 2
+    const __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128((__m256)v));
+    return (Wide<acc_t>)(low + _mm256_cvtps_pd(_mm256_extractf128_ps((__m256)v, 1)));
+#else
+    constexpr int kHalf = kLanes<acc_t> / 2;
+    const acc_t* lane = reinterpret_cast<const acc_t*>(&v);
+    return widen<kHalf>(load<Vec<acc_t, kHalf>>(lane)) + widen<kHalf>(load<Vec<acc_t, kHalf>>(lane + kHalf));
+#endif
+  }
+}
+
+// Adds the lanes to kPad values, or to as many as there are lanes.
+template <class acc_t>
+CAS_HD void add_to_eight(acc_t* eight, Vec<acc_t> v) {
+#if CAS_X86_LEVEL >= 4
+  if constexpr (std::is_same_v<acc_t, float>) {
+    const __m256 half = _mm512_castps512_ps256((__m512)v) + _mm512_extractf32x8_ps((__m512)v, 1);
+    return store(eight, load<__m256>(eight) + half);
+  }
+#endif
+  static_assert(kLanes<acc_t> <= kPad || CAS_X86_LEVEL >= 4);
+  store(eight, load<Vec<acc_t>>(eight) + v);
+}
+
+// Adds the sum of the lanes of v[k] to sum[k].
+template <int K, class D>
+CAS_HD void fold_planes(const D (&v)[K], double* sum) {
+#if CAS_X86_LEVEL >= 4
+  if constexpr (K == 8 && sizeof(D) == 64) {
+    const auto pair = [](const D& a, const D& b) {
+      return _mm512_unpacklo_pd((__m512d)a, (__m512d)b) + _mm512_unpackhi_pd((__m512d)a, (__m512d)b);
+    };
+    const auto halve = [](__m512d a, __m512d b) {
+      return _mm512_shuffle_f64x2(a, b, 0x88) + _mm512_shuffle_f64x2(a, b, 0xdd);
+    };
+    const __m512d low = halve(pair(v[0], v[1]), pair(v[2], v[3])), high = halve(pair(v[4], v[5]), pair(v[6], v[7]));
+    return store(sum, load<__m512d>(sum) + halve(low, high));
+  }
+#endif
+  for (int k = 0; k < K; ++k) {
+    if constexpr (sizeof(D) / sizeof(double) == kLanes<double>) {
+      sum[k] += sum_lanes<double, kLanes<double>>(v[k]);
+    } else {
+      double total = 0;
+      for (size_t lane = 0; lane < sizeof(D) / sizeof(double); ++lane) total += v[k][lane];
+      sum[k] += total;
+    }
+  }
+}
+
 // Which of `kLanes` pixels, from label[0] on, belong to a region.
 template <class acc_t>
 CAS_HD Mask<acc_t> members(const int32_t* label, int32_t region) {

@@ -46,6 +46,51 @@ inline void sum_planes(const scalar_t* s, int64_t stride, int64_t pixels, int64_
   for (int k = 0; k < K; ++k) sum[k] = sums[k].about(center[k], pixels);
 }
 
+constexpr int64_t kPieceAhead = 512;  // pixels
+
+// Of many planes, and to L2: in L1 what lies at the same place of each competes for the same few lines.
+template <class scalar_t>
+CAS_HD void ask_for_piece(const scalar_t* s) {
+  __builtin_prefetch(s + kPieceAhead, 0, 2);
+}
+
+// The same of K <= kPad channels of a short segment, added to sums of the values themselves (to those of d for double)
+// and to kPad squares in acc_t.
+template <int K, class scalar_t>
+inline void sum_piece(const scalar_t* s, int64_t stride, int64_t pixels, int64_t left, const AccOf<scalar_t>* center,
+                      double* sum, AccOf<scalar_t>* square) {
+  using acc_t = AccOf<scalar_t>;
+  constexpr int L = kLanes<acc_t>;
+  using V = Vec<acc_t>;
+  V squares[2] = {};
+  Wide<acc_t> sums[K] = {};
+  int64_t x = 0;
+  for (; x + L <= pixels; x += L) {
+#pragma GCC unroll 8
+    for (int k = 0; k < K; ++k) {
+      const scalar_t* at = s + k * stride + x;
+      ask_for_piece(at);
+      const V value = load_acc<L>(at), d = value - center[k];
+      sums[k] += add_halves<acc_t>(std::is_same_v<acc_t, double> ? d : value);
+      squares[k % 2] += d * d;
+    }
+  }
+  if (x < pixels) {  // a vector that ends in the tile; what does not belong to the segment is dropped
+    const int64_t first = std::min(x, left - L);
+    const Mask<acc_t> fresh = lanes_from<acc_t>(x - first) & ~lanes_from<acc_t>(pixels - first);
+#pragma GCC unroll 8
+    for (int k = 0; k < K; ++k) {
+      const scalar_t* at = s + k * stride + first;
+      ask_for_piece(at);
+      const V value = fresh ? load_acc<L>(at) : V{}, d = fresh ? value - center[k] : V{};
+      sums[k] += add_halves<acc_t>(std::is_same_v<acc_t, double> ? d : value);
+      squares[k % 2] += d * d;
+    }
+  }
+  fold_planes<K>(sums, sum);
+  add_to_eight<acc_t>(square, squares[0] + squares[1]);
+}
+
 constexpr int kUnroll = 2;  // chains of sum_masked
 
 // One channel of a planar segment for R regions: each lane keeps or drops a value. pixels[r]: those of region r.

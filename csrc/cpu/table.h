@@ -70,7 +70,7 @@ class RegionTable {
 
   void count_pixels(int32_t i, int64_t pixels) { count_[i] += pixels; }
 
-  // Rows: `expect_row` for every pixel of a block, then count_row and the sums of each.
+  // Rows: `expect_row` for every pixel (or piece of a run) of a block, then count_rows and the sums of each.
   void expect_row(int32_t i, const scalar_t* s, int64_t channel_stride) {
     if (room_[i] > 0) return;
     if (limit_[i] == 0) return meet(i, s, channel_stride);
@@ -78,7 +78,8 @@ class RegionTable {
     if (count_[i] >= kPilotPixels * aimed_[i]) renew(i);
   }
 
-  void count_row(int32_t i) { --room_[i]; }
+  void count_rows(int32_t i, int64_t pixels) { room_[i] -= static_cast<int32_t>(pixels); }
+  int64_t limit(int32_t i) const { return limit_[i]; }
 
   double* row_sum(int32_t i) { return row_sum_ + i * padded; }
   acc_t* row_square(int32_t i) { return row_square_ + i * kPad; }

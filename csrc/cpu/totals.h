@@ -15,8 +15,7 @@ constexpr int kChains = 4;  // independent sums, so that an addition need not wa
 // page, and every plane of a tile.
 template <int elements, class scalar_t>
 CAS_HD void prefetch(const scalar_t* s) {
-  constexpr int kLine = 64;  // bytes
-  for (int byte = 0; byte < elements * static_cast<int>(sizeof(scalar_t)); byte += kLine) {
+  for (int byte = 0; byte < elements * static_cast<int>(sizeof(scalar_t)); byte += static_cast<int>(kLine)) {
     __builtin_prefetch(reinterpret_cast<const char*>(s) + byte);
   }
 }
