@@ -231,6 +231,11 @@ __global__ void __launch_bounds__(kTableThreads, table_blocks<scalar_t>(V, kSoft
   shared.inverse[threadIdx.x + 1] = acc_t(1) / (threadIdx.x + 1);
   const unsigned lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
   if (lane == 0) shared.first_invalid[warp] = kNoPixel;
+  if (threadIdx.x == 0) {
+    shared.image_label = b * P;
+    shared.end_label = b * P + end;
+  }
+  __syncthreads();
   TileValues<scalar_t, V, kInterleaved> values;
   const auto channels_from = [&](unsigned m0) { return M - m0 < kChannels ? M - m0 : kChannels; };
   // The block's pixels that are left, and of each tile the thread's first value.
@@ -239,14 +244,15 @@ __global__ void __launch_bounds__(kTableThreads, table_blocks<scalar_t>(V, kSoft
   const int64_t stride = kInterleaved ? p.input.pixel_stride : p.input.channel_stride;
   const scalar_t* from = values.first_of(input, begin, stride);
   if (left > 0) values.load(from, stride, at_most_a_tile(left), channels_from(0));
-  for (int64_t label = b * P + begin; left > 0; label += kTilePixels, left -= kTilePixels) {
+  for (; left > 0; left -= kTilePixels) {
     const unsigned pixels = at_most_a_tile(left);
     const bool inside = threadIdx.x < pixels;
     int32_t region[1] = {kIgnored};
-    if (inside) load_regions<1>(p.target, N, label + threadIdx.x, region);
+    const int64_t label = shared.end_label - left + threadIdx.x;  // of the thread's pixel
+    if (inside) load_regions<1>(p.target, N, label, region);
     const unsigned invalid = __ballot_sync(kFullWarp, region[0] == kInvalid);
     if (invalid != 0 && lane == 0 && shared.first_invalid[warp] == kNoPixel) {
-      shared.first_invalid[warp] = label - b * P + threadIdx.x + __ffs(invalid) - 1;
+      shared.first_invalid[warp] = label - shared.image_label + __ffs(invalid) - 1;
     }
     const PlaceInfo own = find_segments(region[0], tile);
     const bool grouped = own.total > kFewSegments;

@@ -70,7 +70,8 @@ struct TableShared {
   using acc_t = acc_of<staged_t>;
   TileGroups tile;
   long long first_invalid[kTileWarps];  // each warp's first pixel with a label out of range
-  acc_t inverse[kTilePixels + 1];       // 1 / n
+  int64_t image_label, end_label;  // the image's first label, and the one after the block's last: to spare registers
+  acc_t inverse[kTilePixels + 1];  // 1 / n
   union {
     GroupScratch scratch;  // while pixels are grouped
     PartialSums<acc_t> part;
