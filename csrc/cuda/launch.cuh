@@ -109,7 +109,7 @@ void launch_moments(const AccumulateParams& p, const AccumulatePlan& plan, Launc
       } else {
         constexpr int V = wide.value ? 16 / sizeof(scalar_t) : 1;
         launch(accumulate_table_kernel<scalar_t, V, interleaved.value, softmax.value>, grid, dim3(kTableThreads),
-               sizeof(TableShared<acc_of<scalar_t>>), p);
+               sizeof(TableShared<staged_of<scalar_t, softmax.value>>), p);
       }
     });
   });

@@ -17,25 +17,36 @@ constexpr int kTileWarps = kTilePixels / kWarpSize;
 constexpr int kSegmentPixels = kWarpSize;  // aligned places, so that a warp finds its segments alone
 constexpr int kFewSegments = 24;           // runs of 25 pixels make 18; what their sums take still fits shared memory
 constexpr int kLabelBits = 31;
-constexpr unsigned kWholeRun = 255;  // in place of a slot
+
+// Where sums wait for others of their region: a slot for each of few segments; grouped, two for each kSegmentPixels
+// places, for the segment that goes on from the left and for one that begins here and goes on to the right.
+constexpr int kSlots = kFewSegments;
+static_assert(2 * kTileWarps <= kSlots && kFewSegments <= kWarpSize);
 
 using TileBits = uint32_t[kTileWarps];  // one bit for each pixel or place of a tile
 
+// A region whose sums lie in slots, one bit each (none: there is no such region).
+struct Waiting {
+  uint32_t slots, about;  // about: its key and pilots, as in Segment
+};
+
+// What the tile knows of a region stands at its key: the index of its first segment or, grouped, where its run begins.
 struct TileGroups {
-  double fraction[kTilePixels];  // merge_weights of the region that begins at this place
-  int32_t region[kTilePixels];   // of the segment that begins at this place; grouped: at each place, kIgnored for none
+  double fraction[kTilePixels];  // merge_weights of a region
+  int32_t region[kTilePixels];   // of a key
   uint32_t segment[kTilePixels];
-  uint16_t length[kTilePixels];   // pixels of the region that begins at this place
-  uint16_t place[kTilePixels];    // grouped: of each pixel, as padded() has it
-  uint32_t peers[kFewSegments];   // not grouped: the segments of this segment's region
-  uint32_t leader[kFewSegments];  // not grouped: each region's first segment
-  uint32_t regions;               // not grouped: of the tile
-  TileBits members;               // which pixels belong to a region
-  uint32_t any[kTileWarps];       // bits that some label of each warp has
-  uint32_t missing[kTileWarps];   // bits that some label of each warp lacks
-  int32_t total[kTileWarps];      // pixels whose runs begin in each warp's pixels
-  uint32_t segments[kTileWarps];  // that lie in each warp's places
-  int32_t long_run[kTileWarps];   // begin of the run that leaves the warp's places, or -1; at most one does
+  uint16_t length[kTilePixels];  // pixels of a region
+  int16_t run[kTilePixels];      // grouped: where the run of each place begins, or kIgnored
+  uint8_t place[kTilePixels];    // grouped: of each pixel
+  Waiting waiting[kSlots];       // grouped: of the run that begins in each warp's places and leaves them, if any
+  uint32_t in_slot[kSlots];      // which segment
+  uint32_t regions;              // entries of `waiting`
+  uint32_t grouped;              // whether the tile is
+  TileBits members;              // which pixels belong to a region
+  uint32_t any[kTileWarps];      // bits that some label of each warp has
+  uint32_t missing[kTileWarps];  // bits that some label of each warp lacks
+  int32_t total[kTileWarps];     // pixels whose runs begin in each warp's pixels
+  alignas(8) uint8_t segments[kTileWarps];  // that lie in each warp's places
 };
 
 // What only group_pixels needs.
@@ -44,24 +55,29 @@ struct GroupScratch {
   uint16_t begin[kTilePixels];  // first place of the run whose first pixel this is
 };
 
-// Rows of staged values have a gap after every 32 places: no bank conflicts where lanes hold neighbouring pixels.
-__device__ __forceinline__ constexpr unsigned padded(unsigned place) { return place + place / kWarpSize; }
-constexpr int kRowPlaces = kTilePixels + kTileWarps + 1;  // odd: no conflicts either where lanes hold channels
-
-// slot: where its sums go, or kWholeRun if it is all of its region that the tile has.
+// The pilot of a region's sums is the mean of the values at two places, none of them at an end if there is a choice.
 struct Segment {
-  unsigned begin, length, slot;
+  unsigned begin, length;
+  bool whole;               // all of its region that the tile has, in a grouped tile
+  unsigned pilot0, pilot1;  // those places: the same for all segments of a region
 
-  __device__ __forceinline__ uint32_t packed() const { return begin | length << 8 | slot << 16; }
+  __device__ __forceinline__ uint32_t packed() const {
+    return begin | length << 8 | unsigned{whole} << 15 | pilot0 << 16 | pilot1 << 24;
+  }
 };
-__device__ __forceinline__ Segment unpack(uint32_t packed) { return {packed & 255, packed >> 8 & 255, packed >> 16}; }
 
-// Grouped, two slots for each kSegmentPixels places: for the segment that goes on from the left, and for one that
-// begins here and goes on to the right.
-constexpr int kSlots = kFewSegments;
-static_assert(2 * kTileWarps <= kSlots && kFewSegments <= kWarpSize);
-__device__ __forceinline__ unsigned slot_of(unsigned place, bool begins) {
-  return 2 * (place / kSegmentPixels) + begins;
+__device__ __forceinline__ Segment unpack(uint32_t packed) {
+  return {packed & 255, packed >> 8 & 127, (packed & 1u << 15) != 0, packed >> 16 & 255, packed >> 24};
+}
+
+// The segment at `begin`; n pixels from `first` on are of its region.
+__device__ __forceinline__ Segment make_segment(unsigned begin, unsigned length, bool whole, unsigned first,
+                                                unsigned n) {
+  return {begin, length, whole, first + n / 4, first + 3 * n / 4};
+}
+
+__device__ __forceinline__ unsigned slot_of(unsigned begin) {
+  return 2 * (begin / kSegmentPixels) + (begin % kSegmentPixels != 0);
 }
 
 // What a thread knows of its place.
@@ -72,55 +88,68 @@ struct PlaceInfo {
   unsigned total;   // segments of the tile
 };
 
+__device__ __forceinline__ unsigned byte_sum(uint32_t bytes) { return bytes * 0x01010101u >> 24; }  // below 256
+
 // Thread: a place of this region. All threads pass a barrier.
 __device__ __forceinline__ PlaceInfo find_segments(int32_t region, TileGroups& tile) {
   const unsigned lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize;
   const int32_t left = __shfl_up_sync(kFullWarp, region, 1);
   const bool differs = lane == 0 || left != region, starts = differs && region >= 0;
   const unsigned later = __ballot_sync(kFullWarp, differs) >> lane >> 1, votes = __ballot_sync(kFullWarp, starts);
-  if (lane == 0) tile.segments[warp] = __popc(votes);
+  if (lane == 0) tile.segments[warp] = static_cast<uint8_t>(__popc(votes));
   __syncthreads();
-  unsigned index = __popc(votes & ((1u << lane) - 1)), total = 0;
-#pragma unroll
-  for (unsigned w = 0; w < kTileWarps; ++w) {
-    index += w < warp ? tile.segments[w] : 0;
-    total += tile.segments[w];
-  }
-  return {starts, index, later ? static_cast<unsigned>(__ffs(later)) : kWarpSize - lane, total};
+  const uint2 counts = *reinterpret_cast<const uint2*>(tile.segments);  // a byte for each warp
+  const uint64_t earlier = (uint64_t{1} << 8 * warp) - 1;
+  const unsigned before =
+      byte_sum(counts.x & static_cast<uint32_t>(earlier)) + byte_sum(counts.y & static_cast<uint32_t>(earlier >> 32));
+  return {starts, before + __popc(votes & ((1u << lane) - 1)),
+          later ? static_cast<unsigned>(__ffs(later)) : kWarpSize - lane, byte_sum(counts.x) + byte_sum(counts.y)};
 }
 
-// Thread: a pixel of this region, in a tile of few segments. Fills tile.segment, which the next barrier shows to all.
+// Thread: a pixel of this region, in a tile of few segments. Lists them; all threads pass a barrier.
 __device__ __forceinline__ void list_segments(int32_t region, const PlaceInfo& own, TileGroups& tile) {
-  if (!own.starts) return;
-  const unsigned place = threadIdx.x;
-  tile.segment[own.index] = Segment{place, own.length, own.index}.packed();
-  tile.region[place] = region;
+  if (own.starts) {
+    tile.segment[own.index] = Segment{threadIdx.x, own.length, false, 0, 0}.packed();  // pilots: match_segments
+    tile.region[own.index] = region;
+  }
+  __syncthreads();
 }
 
-// Warp, after list_segments and a barrier: tells which segments belong to one region, and adds their pixels to `count`.
+// Warp, after list_segments: tells which segments belong to one region, and adds their pixels to `count`. The next
+// barrier shows it to all threads.
 __device__ __forceinline__ void match_segments(unsigned segments, TileGroups& tile, int64_t* count) {
   const unsigned lane = threadIdx.x % kWarpSize;
   const bool exists = lane < segments;
-  const Segment segment = exists ? unpack(tile.segment[lane]) : Segment{0, 0, 0};
-  const int32_t region = exists ? tile.region[segment.begin] : kIgnored;
+  const int32_t region = exists ? tile.region[lane] : kIgnored;
+  const Segment own = unpack(exists ? tile.segment[lane] : 0);
   const unsigned peers = __match_any_sync(kFullWarp, region);
   const bool leads = exists && (peers & ((1u << lane) - 1)) == 0;
-  const unsigned leaders = __ballot_sync(kFullWarp, leads);
-  if (lane == 0) tile.regions = __popc(leaders);
-  if (!leads) return;
-  tile.leader[__popc(leaders & ((1u << lane) - 1))] = lane;
+  const unsigned leaders = __ballot_sync(kFullWarp, leads), leader = __ffs(peers) - 1;
+  const unsigned begin = __shfl_sync(kFullWarp, own.begin, leader);
+  const unsigned length = __shfl_sync(kFullWarp, own.length, leader);
+  const Segment segment = make_segment(own.begin, own.length, false, begin, length);
   unsigned n = 0;
-  for (unsigned rest = peers; rest != 0; rest &= rest - 1) n += unpack(tile.segment[__ffs(rest) - 1]).length;
+  for (unsigned rest = leads ? peers : 0; rest != 0; rest &= rest - 1) {
+    n += unpack(tile.segment[__ffs(rest) - 1]).length;
+  }
+  __syncwarp();
+  if (lane == 0) {
+    tile.regions = __popc(leaders);
+    tile.grouped = false;
+  }
+  if (exists) tile.segment[lane] = tile.in_slot[lane] = segment.packed();
+  if (!leads) return;
+  tile.waiting[__popc(leaders & ((1u << lane) - 1))] = {
+      peers, Segment{lane, 0, false, segment.pilot0, segment.pilot1}.packed()};
   const int64_t before = count[region];
   count[region] = before + n;
-  tile.fraction[segment.begin] = merge_weights(static_cast<double>(before), n).fraction;
-  tile.length[segment.begin] = static_cast<uint16_t>(n);
-  tile.peers[lane] = peers;
+  tile.fraction[lane] = merge_weights(static_cast<double>(before), n).fraction;
+  tile.length[lane] = static_cast<uint16_t>(n);
 }
 
-// Thread: a pixel of this region (or kIgnored). Fills tile.place, tile.region, tile.length for all threads and returns
-// the pixel's padded place. All threads have passed a barrier when it returns.
-__device__ __forceinline__ int group_pixels(int32_t region, TileGroups& tile, GroupScratch& scratch) {
+// Thread: a pixel of this region (or kIgnored). Fills tile.place, tile.run, and by run tile.region and tile.length, for
+// all threads, and returns the pixel's place. All threads have passed a barrier when it returns.
+__device__ __forceinline__ unsigned group_pixels(int32_t region, TileGroups& tile, GroupScratch& scratch) {
   const int x = threadIdx.x, lane = x % kWarpSize, warp = x / kWarpSize;
   const unsigned below = (1u << lane) - 1;
   const bool member = region >= 0;
@@ -179,42 +208,54 @@ __device__ __forceinline__ int group_pixels(int32_t region, TileGroups& tile, Gr
   if (own > 0) {
     scratch.begin[x] = static_cast<uint16_t>(begin);
     tile.length[begin] = static_cast<uint16_t>(n);
+    tile.region[begin] = region;
   }
   __syncthreads();
-  const int place = member ? scratch.begin[first] + rank : members_total + x - members_before;
-  tile.place[x] = static_cast<uint16_t>(padded(place));
-  tile.region[place] = member ? region : kIgnored;
+  if (member) begin = scratch.begin[first];
+  const int place = member ? begin + rank : members_total + x - members_before;
+  tile.place[x] = static_cast<uint8_t>(place);
+  tile.run[place] = static_cast<int16_t>(member ? begin : kIgnored);
   __syncthreads();
-  return padded(place);
+  return place;
 }
 
-// What a thread knows of its place in a grouped tile.
-struct RunInfo {
-  int32_t region;     // whose run begins here, or kIgnored
-  unsigned segments;  // of the tile
-};
-
-// Thread: a place, after group_pixels. Fills tile.segment, which the next barrier shows to all threads, and
-// tile.long_run; adds the runs' pixels to `count`.
-__device__ __forceinline__ RunInfo list_runs(TileGroups& tile, int64_t* count) {
-  const unsigned place = threadIdx.x;
-  const int32_t region = tile.region[place];
-  const PlaceInfo own = find_segments(region, tile);
-  const bool begins = own.starts && (place == 0 || tile.region[place - 1] != region);
-  const unsigned n = begins ? tile.length[place] : 0;
-  const bool whole = own.length == n;
-  const unsigned leaves = __ballot_sync(kFullWarp, begins && !whole);
-  if (place % kWarpSize == 0)
-    tile.long_run[place / kWarpSize] = leaves ? static_cast<int>(place) + __ffs(leaves) - 1 : -1;
+// Thread: a place, after group_pixels. Lists the segments, which the next barrier shows to all threads, and adds the
+// runs' pixels to `count`. Returns how many segments there are.
+__device__ __forceinline__ unsigned list_runs(TileGroups& tile, int64_t* count) {
+  const unsigned place = threadIdx.x, lane = place % kWarpSize, warp = place / kWarpSize;
+  const int run = tile.run[place];
+  const PlaceInfo own = find_segments(run, tile);
+  const unsigned n = own.starts ? tile.length[run] : 0;
+  const bool begins = own.starts && run == static_cast<int>(place), leaves = begins && own.length < n;
   if (own.starts) {
-    tile.segment[own.index] = Segment{place, own.length, whole ? kWholeRun : slot_of(place, begins)}.packed();
+    const bool whole = own.length == n;
+    const Segment segment = make_segment(place, own.length, whole, run, n);
+    tile.segment[own.index] = segment.packed();
+    if (!whole) tile.in_slot[slot_of(place)] = segment.packed();
+    if (leaves) {  // the slots of the warps up to the run's last place
+      const unsigned later = 0x5555u & ((4u << 2 * ((place + n - 1) / kWarpSize)) - (4u << 2 * warp));
+      tile.waiting[warp] = {1u << slot_of(place) | later, segment.packed()};
+    }
+  }
+  if (__ballot_sync(kFullWarp, leaves) == 0 && lane == 0) tile.waiting[warp] = {0, 0};
+  if (place == 0) {
+    tile.regions = kTileWarps;
+    tile.grouped = true;
   }
   if (begins) {
+    const int32_t region = tile.region[place];
     const int64_t before = count[region];
     count[region] = before + n;
     tile.fraction[place] = merge_weights(static_cast<double>(before), n).fraction;
   }
-  return {begins ? region : kIgnored, own.total};
+  return own.total;
+}
+
+// Whether a run that is one segment begins at the thread's place, for which the tile has to be grouped.
+__device__ __forceinline__ bool begins_whole_run(const TileGroups& tile) {
+  const unsigned place = threadIdx.x;
+  return tile.grouped && tile.run[place] == static_cast<int>(place) &&
+         place % kSegmentPixels + tile.length[place] <= kSegmentPixels;
 }
 
 }  // namespace cas_ext

@@ -5,112 +5,189 @@
 
 namespace cas_ext {
 
-// Channels in shared memory at a time: rows of 34 KB in all, so that a block stays below 48 KB.
+// Channels in shared memory at a time: rows of 32 KB in all, so that a block stays below 48 KB.
 template <class acc_t>
 constexpr int kBlockChannels = 128 / static_cast<int>(sizeof(acc_t));
 
-// The sums of segments that wait for others of their region, by slot and channel.
+// What values are kept as: as they came, or probabilities, which are not rounded to a half type.
+template <class scalar_t, bool kSoftmax>
+using staged_of = std::conditional_t<kSoftmax, acc_of<scalar_t>, scalar_t>;
+
+// A row for each channel, moved in units of 16 bytes. Each row has its units in another order, so that those of one
+// place lie in different banks, also those of every fourth channel.
+template <class staged_t>
+struct StagedRows {
+  static constexpr unsigned kUnit = 16 / sizeof(staged_t);  // values
+  alignas(16) staged_t value[kBlockChannels<acc_of<staged_t>>][kTilePixels];
+
+  static __device__ __forceinline__ constexpr unsigned swizzle(unsigned c) { return ((c ^ c >> 3) & 7) * kUnit; }
+
+  // Of channel c + more, which have no bit in common: if `more` is a constant, so is its part of the address.
+  __device__ __forceinline__ staged_t& at(unsigned c, unsigned place, unsigned more = 0) {
+    return value[c + more][place ^ swizzle(c) ^ swizzle(more)];
+  }
+
+  // Neighbouring places of a row, the first of which begins a unit or, for less than that, is a multiple of K.
+  template <int K>
+  __device__ __forceinline__ void put(unsigned c, unsigned more, unsigned place, const Pack<staged_t, K>& pack) {
+    constexpr unsigned kStep = K < kUnit ? K : kUnit;
+    using Word = typename WordOf<kStep * sizeof(staged_t)>::type;
+#pragma unroll
+    for (unsigned k = 0; k < K; k += kStep) {
+      Word word;
+      memcpy(&word, &pack.v[k], sizeof(word));
+      *reinterpret_cast<Word*>(&at(c, place + k, more)) = word;
+    }
+  }
+
+  template <class acc_t>
+  static __device__ __forceinline__ void read_unit(const staged_t* unit, acc_t (&value)[kUnit]) {
+    const uint4 words = *reinterpret_cast<const uint4*>(unit);
+    if constexpr (std::is_same_v<staged_t, __nv_bfloat16>) {  // the upper half of a float: one instruction for each
+      const uint32_t word[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+      for (unsigned k = 0; k < kUnit; ++k) {
+        value[k] = __uint_as_float(k % 2 ? word[k / 2] & 0xffff0000u : word[k / 2] << 16);
+      }
+    } else {
+      Pack<staged_t, kUnit> pack;
+      memcpy(&pack, &words, sizeof(words));
+#pragma unroll
+      for (unsigned k = 0; k < kUnit; ++k) value[k] = to_acc(pack.v[k]);
+    }
+  }
+};
+
+// Sums of regions that wait for those of other segments, by slot and channel.
 template <class acc_t>
 struct PartialSums {
   using Rows = acc_t[kSlots][kBlockChannels<acc_t>];
-  Rows pilot, offset, scatter;
+  Rows sum, square;
 };
 
-template <class acc_t>
+template <class staged_t>
 struct TableShared {
+  using acc_t = acc_of<staged_t>;
   TileGroups tile;
-  long long scratch_min[kTileWarps];
-  acc_t inverse[kSegmentPixels + 1];  // 1 / n
+  long long first_invalid[kTileWarps];  // each warp's first pixel with a label out of range
+  int64_t image_label, end_label;  // the image's first label, and the one after the block's last: to spare registers
+  acc_t inverse[kTilePixels + 1];  // 1 / n
   union {
     GroupScratch scratch;  // while pixels are grouped
     PartialSums<acc_t> part;
   };
-  acc_t value[kBlockChannels<acc_t>][kRowPlaces];  // grouped: later, where a run begins, what it adds to the scatter
+  acc_t scatter[kTilePixels];  // grouped: what the run that begins here adds to its region's, if it is one segment
+  StagedRows<staged_t> rows;
 };
 
 // A thread's share of a tile's values as they are in memory, from the load to the store into shared memory.
 template <class scalar_t, int V, bool kInterleaved>
 struct TileValues {
-  using acc_t = acc_of<scalar_t>;
-  static constexpr unsigned kChannels = kBlockChannels<acc_t>, kPacks = kChannels / V;
-  static constexpr unsigned kRows = kChannels / kTileWarps;  // planar: channels of a warp
-  static constexpr unsigned kPiece = kWarpSize * V;          // planar: pixels of one load of a warp
-  static constexpr unsigned kPieces = kTilePixels / kPiece;
-  static_assert(kPacks == kRows * kPieces);
-  static constexpr bool covers_tile() {  // interleaved: kPacks of each thread are all packs, whatever M is
-    for (unsigned row = 1; row <= kPacks; ++row) {
-      if (kTilePixels / row * kPacks < kTilePixels) return false;
+  using Word = typename WordOf<sizeof(scalar_t) * V>::type;
+  static constexpr unsigned kChannels = kBlockChannels<acc_of<scalar_t>>, kWords = kChannels / V;
+  static constexpr unsigned kRun = !kInterleaved ? V : V > 1 ? 4 : 1;  // neighbouring pixels of a row in one store
+  // Planar: a warp loads a piece of a row at a time, of every kRowStep-th row.
+  static constexpr unsigned kPieces = kTilePixels / (kWarpSize * V), kRowStep = kTileWarps / kPieces;
+  static_assert(kPieces * kRowStep == kTileWarps && kRowStep * kWords == kChannels);
+  static_assert(!kInterleaved || kWords % kRun == 0);
+  static constexpr bool covers_tile() {  // interleaved: kWords of each thread are all of them, whatever M is
+    for (unsigned row = 1; row <= kChannels / V; ++row) {
+      if (kTilePixels / row * kWords < kTilePixels) return false;
     }
     return true;
   }
 
-  // The first pixel and channel. Interleaved: pixels from one pack to the next, of the same channels; threads that
-  // would have to change channels stay idle.
+  // The thread's first pixel and channel. Interleaved: pixels from one of its runs to the next, of the same channels;
+  // threads that would have to change channels stay idle.
   struct Start {
     unsigned x, m, step;
   } start;
-  Pack<scalar_t, V> pack[kPacks];
+  Word word[kWords];
 
-  static __device__ __forceinline__ Start start_of(unsigned channels) {
-    const unsigned thread = threadIdx.x;
-    if constexpr (!kInterleaved) return {thread % kWarpSize * V, thread / kWarpSize * kRows, 0};
-    const unsigned row = channels / V, step = kTilePixels / row, x = thread / row;
-    return {x < step ? x : kTilePixels, thread % row * V, step};
+  static __device__ __forceinline__ Start start_of(unsigned channels) {  // planar: whatever `channels`
+    const unsigned thread = threadIdx.x, warp = thread / kWarpSize;
+    if constexpr (!kInterleaved) return {(warp % kPieces * kWarpSize + thread % kWarpSize) * V, warp / kPieces, 0};
+    const unsigned row = channels / V, runs = kTilePixels / row, run = thread / row;
+    return {run < runs ? run * kRun : kTilePixels, thread % row * V, runs * kRun};
   }
 
-  // `from`: the tile's first pixel in the first of `channels` channels.
-  __device__ __forceinline__ void load(const scalar_t* from, const PixelArray& input, unsigned pixels,
-                                       unsigned channels) {
+  // `stride`: from one pixel to the next; planar, from one channel to the next. The thread's first value (interleaved:
+  // the tile's) where a tile begins with pixel x of the image.
+  static __device__ __forceinline__ const scalar_t* first_of(const scalar_t* image, int64_t x, int64_t stride) {
+    if constexpr (kInterleaved) return image + x * stride;
+    const Start start = start_of(0);
+    return image + x + start.x + start.m * stride;
+  }
+
+  // `from`: as first_of has it, in the first of `channels` channels.
+  __device__ __forceinline__ void load(const scalar_t* from, int64_t stride, unsigned pixels, unsigned channels) {
     static_assert(covers_tile());
     const auto [x, m, step] = start = start_of(channels);
-    from += x * input.pixel_stride + m * input.channel_stride;
     if constexpr (kInterleaved) {
+      from += x * stride + m;
 #pragma unroll
-      for (unsigned k = 0; k < kPacks; ++k, from += step * input.pixel_stride) {
-        if (x + k * step < pixels) pack[k] = load_pack<V>(from);
+      for (unsigned k = 0; k < kWords; k += kRun, from += step * stride) {
+#pragma unroll
+        for (unsigned r = 0; r < kRun; ++r) {
+          if (x + k / kRun * step + r < pixels) {
+            word[k + r] = __ldg(reinterpret_cast<const Word*>(from + r * stride));
+          }
+        }
       }
     } else {
+      if (x >= pixels) return;
 #pragma unroll
-      for (unsigned row = 0; row < kRows; ++row, from += input.channel_stride) {
-        if (m + row >= channels) break;
-#pragma unroll
-        for (unsigned j = 0; j < kPieces; ++j) {
-          if (x + j * kPiece < pixels) pack[row * kPieces + j] = load_pack<V>(from + j * kPiece);
-        }
+      for (unsigned k = 0; k < kWords; ++k, from += kRowStep * stride) {
+        if (m + k * kRowStep >= channels) break;
+        word[k] = __ldg(reinterpret_cast<const Word*>(from));
       }
     }
   }
 
+  template <class staged_t>
+  __device__ __forceinline__ staged_t element(unsigned k, unsigned v) const {
+    Pack<scalar_t, V> pack;
+    memcpy(&pack, &word[k], sizeof(pack));
+    if constexpr (std::is_same_v<staged_t, scalar_t>) {
+      return pack.v[v];
+    } else {
+      return to_acc(pack.v[v]);
+    }
+  }
+
   // Puts the values where their pixels have their places.
-  __device__ __forceinline__ void store(TableShared<acc_t>& shared, unsigned pixels, unsigned channels,
-                                        bool grouped) const {
+  template <class staged_t>
+  __device__ __forceinline__ void store(StagedRows<staged_t>& rows, const uint8_t* place, unsigned pixels,
+                                        unsigned channels, bool grouped) const {
+    const auto [x, m, step] = kInterleaved ? start : start_of(channels);  // to spare registers
+    if (x >= pixels) return;
+    // kRun pixels from `at` on, of channel m + row.
+    const auto put = [&](unsigned row, unsigned at, auto value) {
+      if (grouped) {
+#pragma unroll
+        for (unsigned r = 0; r < kRun; ++r) rows.at(m, place[at + r], row) = value(r);
+      } else {
+        Pack<staged_t, kRun> pack;
+#pragma unroll
+        for (unsigned r = 0; r < kRun; ++r) pack.v[r] = value(r);
+        rows.put(m, row, at, pack);
+      }
+    };
     if constexpr (kInterleaved) {
-      const auto [x, m, step] = start;
 #pragma unroll
-      for (unsigned k = 0; k < kPacks; ++k) {
-        if (x + k * step >= pixels) break;
-        const unsigned place = grouped ? shared.tile.place[x + k * step] : padded(x + k * step);
+      for (unsigned k = 0; k < kWords; k += kRun) {
+        const unsigned at = x + k / kRun * step;
+        if (at >= pixels) break;
 #pragma unroll
-        for (unsigned v = 0; v < V; ++v) shared.value[m + v][place] = to_acc(pack[k].v[v]);
+        for (unsigned v = 0; v < V; ++v) {
+          put(v, at, [&](unsigned r) { return element<staged_t>(k + r, v); });
+        }
       }
     } else {
-      const auto [x, m, step] = start_of(channels);  // to spare registers
 #pragma unroll
-      for (unsigned j = 0; j < kPieces; ++j) {
-        if (x + j * kPiece >= pixels) break;
-        unsigned place[V];  // the same in each channel
-#pragma unroll
-        for (unsigned v = 0; v < V; ++v) place[v] = padded(x) + j * padded(kPiece) + v;
-        if (grouped) {
-#pragma unroll
-          for (unsigned v = 0; v < V; ++v) place[v] = shared.tile.place[x + j * kPiece + v];
-        }
-#pragma unroll
-        for (unsigned row = 0; row < kRows; ++row) {
-          if (m + row >= channels) break;
-#pragma unroll
-          for (unsigned v = 0; v < V; ++v) shared.value[m + row][place[v]] = to_acc(pack[row * kPieces + j].v[v]);
-        }
+      for (unsigned k = 0; k < kWords; ++k) {
+        if (m + k * kRowStep >= channels) break;
+        put(k * kRowStep, x, [&](unsigned r) { return element<staged_t>(k, r); });
       }
     }
   }

@@ -12,19 +12,19 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from .loops import Loop, find_loops
 from .paths import Instruction, forward_paths, read_instructions
 from .table import ROOT, _demangle, _split_name, compile_cubin, find_cuobjdump, read_kernels, why_absent
+from .tiles import TILE, Tile, coherent, random, tile_of
 
 PAGE = ROOT / "docs" / "performance.md"
 BEGIN, END = "<!-- cost:begin -->", "<!-- cost:end -->"
 ARCHITECTURE = "sm_90"
 THREADS = 256  # of a block of every pixel kernel
 WARPS = 8
-TILE = 256  # pixels, accumulate_table
 LABEL_BYTES = 1
 
 # An H200 issues 128 thread-instructions per clock on each of 132 multiprocessors: 7.5 for each byte that moves at 4.3 TB/s.
@@ -47,34 +47,39 @@ class Function:
 
     def inside(self, outer: Loop, holds: str) -> Loop:
         """The innermost loop within another that has instructions of this kind, the one with most of them."""
-        found = [a for a in self.loops if outer.begin <= a.begin and a.end <= outer.end and a.depth == outer.depth + 1]
-        return max(found, key=lambda loop: (loop.count(holds), loop.instructions))
+        return max(self.nested(outer), key=lambda loop: (loop.count(holds), loop.instructions))
 
-    def way(self, begin: int, end: int, avoid: str = "CALL") -> tuple[int, int]:
-        """Least and most instructions between two addresses, without those that match `avoid`."""
+    def nested(self, outer: Loop) -> list[Loop]:
+        """The loops right within another."""
+        return [a for a in self.loops if outer.begin <= a.begin and a.end <= outer.end and a.depth == outer.depth + 1]
+
+    def longest(self, begin: int, end: int, avoid: str = "CALL", without: Collection[int] = ()) -> int | None:
+        """Most instructions between two addresses, without opcodes that match `avoid` and these addresses, if there is a way."""
         bad = [i.address for i in self.code if begin < i.address < end and re.match(avoid, i.opcode)]
-        found = forward_paths(self.code, begin, end, bad)
+        found = forward_paths(self.code, begin, end, [*bad, *without])
+        return found[1] if found else None
+
+    def way(self, begin: int, end: int, avoid: str = "CALL") -> int:
+        """The same where there is a way."""
+        found = self.longest(begin, end, avoid)
         assert found is not None, (hex(begin), hex(end), avoid)
         return found
 
+    def shortest(self, begin: int, end: int) -> int:
+        found = forward_paths(self.code, begin, end)
+        assert found is not None, (hex(begin), hex(end))
+        return found[0]
 
-@dataclass(frozen=True)
-class Mask:
-    """What a tile of 256 pixels holds on average."""
-
-    segments: float
-    regions: float
-    grouped: bool = False
-
-
-def coherent(chord: float) -> Mask:
-    """Regions that a line crosses in stretches of `chord` pixels. Segments lie within 32 places."""
-    return Mask(segments=TILE / 32 + TILE / chord, regions=1 + TILE / chord)
-
-
-def random(regions: int) -> Mask:
-    met = regions * (1 - (1 - 1 / regions) ** TILE)
-    return Mask(segments=met + TILE / 32 - 1, regions=met, grouped=True)
+    def round(self, loop: Loop) -> tuple[int, list[Loop]]:
+        """Most instructions of one round without the loops inside, and those of them that it enters. None that has loops
+        inside in turn, which for accumulate_table is a region's second sum."""
+        rare = [a.begin for a in self.nested(loop) if self.nested(a)]
+        most = self.longest(loop.begin, loop.end, without=rare)
+        assert most is not None, hex(loop.begin)
+        entered = [
+            a for a in self.nested(loop) if (self.longest(loop.begin, loop.end, without=[*rare, a.begin]) or 0) < most
+        ]
+        return most - sum(a.instructions for a in entered), entered
 
 
 def of_small(channels: int) -> Callable[[Function, int], float]:
@@ -82,48 +87,81 @@ def of_small(channels: int) -> Callable[[Function, int], float]:
 
     def count(function: Function, V: int) -> float:
         loop = function.main_loop("LDG")
-        return function.way(loop.begin, loop.end)[0] / (V * channels)
+        return function.shortest(loop.begin, loop.end) / (V * channels)
 
     return count
 
 
-def of_table(M: int, mask: Mask) -> Callable[[Function, int], float]:
-    """accumulate_table: the parts of a tile, weighted by how often they run. Branches count as their longer side.
+def in_warps(costs: list[float], share: int, enter: float = 0) -> float:
+    """What all warps take together if `share` threads in a row do each of these: a warp takes as long as its longest, and
+    `enter` if it has any."""
+    at_once, total = THREADS // share, 0.0
+    for first in range(0, len(costs), at_once):
+        now = costs[first : first + at_once]
+        for thread in range(0, len(now) * share, 32):
+            total += max(now[thread // share : (thread + 31) // share + 1]) + (enter if first == 0 else 0)
+    return total
 
-    Left out: what runs only where a grouped tile has a region of more than 32 pixels, a few instructions per element.
+
+def of_table(M: int, tiles: tuple[Tile, ...], planar: bool) -> Callable[[Function, int], float]:
+    """accumulate_table: the parts of a tile, as often as each runs; V values in a unit of 16 bytes. Branches count as
+    their longer side.
+
+    Left out: regions that are summed once more, about the mean, because their pilot was an outlier.
     """
+    channels = min(M, 32)  # at a time
 
     def count(function: Function, V: int) -> float:
+        grouped = tiles[0].grouped
         tile = function.main_loop("BAR")
         chunk = function.inside(tile, "BAR")
-        regions = function.inside(chunk, "SHFL")
-        segments = function.inside(chunk, "STS")
-        pixels = function.inside(function.inside(segments, "LDS"), "LDS")  # 4 of them; the loop between may repeat
-        peers = function.inside(function.inside(regions, "LDS"), "LDS")
-        least, most = function.way(tile.begin, chunk.begin)
-        listing = most if mask.grouped else least
-        # A segment that waits for others does not touch the table, so no doubles. One warp matches segments.
-        segment = function.way(segments.begin, segments.end, "CALL" if mask.grouped else "CALL|D(ADD|MUL|FMA)")[1]
-        longest_segment = function.way(segments.begin, segments.end)[1]
-        region = function.way(regions.begin, regions.end)[1] - peers.instructions
-        barriers = [
-            i.address for i in function.code if i.opcode.startswith("BAR") and chunk.begin < i.address < chunk.end
-        ]
-        summed, last = max(b for b in barriers if b < regions.begin), max(barriers)
-        first, others = (
-            function.way(chunk.begin, summed, avoid)[1] - longest_segment for avoid in ("CALL", "CALL|MATCH")
+        loops = {(a.count("SHFL") > 0, a.count("VOTE") > 0): a for a in function.nested(chunk) if a.count("STS") > 0}
+        segments, regions = loops[grouped, False], loops[True, True]
+
+        if grouped:
+            listing: float = function.way(tile.begin, chunk.begin)
+        else:  # one warp matches segments; labels out of range, whose pixel is stored in 8 bytes, are rare
+            listing = function.way(tile.begin, chunk.begin, r"CALL|MATCH|SHFL\.BFLY|STS\.64")
+            with_match, without = (
+                function.way(tile.begin, chunk.begin, avoid) for avoid in (r"CALL|SHFL\.BFLY", r"CALL|MATCH|SHFL\.BFLY")
+            )
+            listing += (with_match - without) / WARPS
+
+        # Values that keep their places are stored together if they were loaded together. Planar, a warp stops where
+        # there are no more channels.
+        other_way = r"CALL|STS\.(64|128)" if grouped else r"CALL|STS(\.U16)?$"
+        staged: float = function.longest(chunk.begin, segments.begin, other_way) or function.way(
+            chunk.begin, segments.begin
         )
-        if mask.grouped:
-            per_warp = others + function.way(summed, last)[1] + function.way(last, chunk.end)[1]
-        else:
-            per_warp = others + (first - others) / WARPS + function.way(summed, regions.begin)[1]
-            per_warp += function.way(regions.end, chunk.end)[0]
-        lanes = 1 << (min(M, 32) - 1).bit_length()  # for each segment and region
-        summing = mask.segments * (segment - pixels.instructions) + TILE / 4 * pixels.instructions
-        if not mask.grouped:
-            summing += mask.regions * region + mask.segments * peers.instructions
-        work = WARPS * per_warp + summing * lanes / 32
-        return work * 32 / (TILE * min(M, 32)) + listing / M
+        if planar:
+            least = function.way(chunk.begin, segments.begin, "CALL|LDG|STS")
+            staged = least + (staged - least) * channels / 32
+        through = function.way(segments.end, regions.begin) + function.way(regions.end, chunk.end)
+        past = function.longest(segments.end, chunk.end, without=[regions.begin])  # a warp that has no region
+        assert past is not None
+
+        once, inner = function.round(segments)
+        (unit,) = (a.instructions for a in inner if any(op.startswith("LDS.128") for op in a.opcodes))
+        single = max(a.instructions for a in inner if a.instructions != unit)
+        region, (slot,) = function.round(regions)
+        of_thread = 2 if V == 8 else 1  # channels: kThreadChannels of csrc/cuda/tile_sums.cuh
+        share = -(-channels // of_thread)
+        lanes = 1 << (share - 1).bit_length()  # of a region
+
+        work = 0.0
+        for each in tiles:
+            costs = []
+            for segment in each.segments:
+                units, places = segment.split(V)
+                costs.append(once + units * unit + places * single)
+            waiting = {s.region: n for s in each.segments if (n := each.waiting(s)) > 0}
+            sums: list[float] = [region + n * slot.instructions for n in waiting.values()]
+            if grouped:  # a warp's turn, even if none of its runs waits
+                sums += [function.shortest(regions.begin, regions.end)] * (WARPS - len(sums))
+            work += in_warps(costs, 1 << (channels - 1).bit_length() if grouped else share) + in_warps(
+                sums, lanes, through - past
+            )
+        return (WARPS * (staged + past) + work / len(tiles)) * 32 / (TILE * channels) + listing / M
 
     return count
 
@@ -133,7 +171,7 @@ def of_apply(loads: str = "STG") -> Callable[[Function, int], float]:
 
     def count(function: Function, V: int) -> float:
         loop = function.main_loop(loads)
-        return function.way(loop.begin, loop.end)[1] / (V * loop.count("STG"))
+        return function.way(loop.begin, loop.end) / (V * loop.count("STG"))
 
     return count
 
@@ -143,7 +181,7 @@ def of_whole(elements: Callable[[int], int]) -> Callable[[Function, int], float]
 
     def count(function: Function, V: int) -> float:
         last = max(i.address for i in function.code if i.opcode == "EXIT" and not i.predicated)
-        return function.way(0, last)[1] / elements(V)
+        return function.way(0, last) / elements(V)
 
     return count
 
@@ -169,11 +207,11 @@ ROWS = (
             f"V, {flag}, false",
             M,
             1,
-            of_table(M, mask),
+            of_table(M, tiles, flag == "false"),
         )
         for layout, flag in (("planar", "false"), ("channels_last", "true"))
-        for what, M, mask in (
-            ("one region, M = 64", 64, Mask(TILE / 32, 1)),
+        for what, M, tiles in (
+            ("one region, M = 64", 64, (tile_of([0] * TILE, False),)),
             ("voc: 20 regions in 512 x 512, M = 21", 21, coherent(90)),
             ("embedding: 100 in 512 x 512, M = 64", 64, coherent(40)),
             ("superpixel: 1000 in 1024 x 1024, M = 32", 32, coherent(25)),
@@ -230,7 +268,7 @@ def cells(row: Row, dtype: str, functions: dict[str, Function], registers: dict[
         V = 1
     name = label(row.kernel, f"{dtype}, {row.arguments}".replace("V", str(V)))
     moved = row.moves * size + LABEL_BYTES / row.channels
-    count, budget = row.count(functions[name], V), INSTRUCTIONS_PER_BYTE * moved
+    count, budget = row.count(functions[name], 16 // size), INSTRUCTIONS_PER_BYTE * moved
     taken = -(-registers[name] // 8) * 8 * THREADS  # registers come in eights
     warps = min(65536 // taken, 2048 // THREADS) * WARPS
     share = f"{100 * predicted_share(count, budget):.0f}%"

@@ -56,7 +56,9 @@ def find_loops(code: str) -> list[Loop]:
         if opcode.startswith("BRA") and target and int(target.group(1), 16) < address:
             begin = int(target.group(1), 16)
             ends[begin] = max(ends.get(begin, 0), address)
-    spans = sorted(ends.items(), key=lambda span: (span[0], -span[1]))
+    # Slow paths of shuffles stand behind everything and jump back: those spans cross the loops.
+    inner = [(b, e) for b, e in ends.items() if not any(outer < b <= end < e for outer, end in ends.items())]
+    spans = sorted(inner, key=lambda span: (span[0], -span[1]))
     return [
         Loop(
             begin,

@@ -172,3 +172,21 @@ def test_an_outlier_that_is_a_segment_of_its_own_costs_no_digits(interleaved, ch
     expected = reference.region_moments(input.double(), target, regions, ignore_index=IGNORED)
     assert error(mean, expected.mean) < 3e-7
     assert error(scatter, expected.scatter) < 1e-6
+
+
+@LAYOUTS
+@pytest.mark.parametrize("labels", [1, 2], ids=["in place", "brought together"])
+def test_an_outlier_at_any_place_of_a_tile_costs_no_digits(labels, interleaved):
+    """256 images of one tile, each with its outlier elsewhere: some are at the places that sums start from."""
+    mask = random(labels)[:BLOCK_PIXELS] * 2  # label 1 is IGNORED
+    images = torch.arange(BLOCK_PIXELS)
+    input = torch.rand(len(images), 3, len(mask), 1, generator=torch.Generator().manual_seed(0))
+    if interleaved:
+        input = input.to(memory_format=torch.channels_last)
+    input = 0.999 + 1e-3 * (input - 0.5)
+    input[images, :, images] = 300.0
+    target = mask[:, None].expand(len(images), -1, 1).contiguous().int()
+    _, mean, scatter = emulated.accumulate(input, target, 6, IGNORED, False)
+    expected = reference.region_moments(input.double(), target, 6, ignore_index=IGNORED)
+    assert error(mean, expected.mean) < 3e-7
+    assert error(scatter, expected.scatter) < 1e-6
