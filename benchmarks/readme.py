@@ -78,7 +78,8 @@ def _table(path: Path, device_type: str, found: dict[tuple, Group]) -> list[str]
         f"{', '.join(base[i] for i in (2, 3, 5))}; `compiled` and `eager`: how many times faster than "
         "the best compiled and the best eager PyTorch, forward and backward together; error: against float64. "
         f"{met} of all {len(complete)} settings meet every target measured there; "
-        f"`python -m benchmarks.report {name}` lists them."
+        f"`python -m benchmarks.report {name}` lists them. At full bandwidth: what a kernel would reach that moved "
+        "no byte twice and used all of the bandwidth measured here."
         + (
             f" A softmax followed by cas_ext takes {min(fused):.1f} to {max(fused):.1f} times as long." if fused else ""
         ),

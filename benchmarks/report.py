@@ -78,6 +78,23 @@ def ratio(
     return other[column] / ours[column] if ours and other else None
 
 
+def at_full_bandwidth(group: Group, other: Row) -> float | None:
+    """How many times faster than another implementation (forward and backward) one would be that reached both ceilings.
+
+    What no kernel can exceed on this machine, as far as its memory goes. None without a time of each pass.
+    """
+    passes = [group.get((OURS, phase)) for phase in ("forward", "backward")]
+    if not all(passes):
+        return None
+    return other["ms"] / sum(row["ms"] * row["share_of_ceiling"] for row in passes if row)
+
+
+def _below(actual: float, wanted: float) -> str:
+    """Two shares, with as many digits as tell them apart."""
+    digits = next((d for d in range(3) if f"{actual:.{d}%}" != f"{wanted:.{d}%}"), 3)
+    return f"{actual:.{digits}%} < {wanted:.{digits}%}"
+
+
 def missed(group: Group, device_type: str) -> list[str]:
     """The targets that this setting misses, in words; a target that was not measured is not missed."""
     targets = TARGETS[device_type]
@@ -89,15 +106,22 @@ def missed(group: Group, device_type: str) -> list[str]:
         for phase in ("forward", "backward"):
             row = group.get((OURS, phase))
             if row and row["share_of_ceiling"] < wanted:
-                found.append(f"{phase} {row['share_of_ceiling']:.0%} < {wanted:.0%}")
+                found.append(f"{phase} {_below(row['share_of_ceiling'], wanted)}")
+
+    def bound(kinds: tuple[str, ...], impl: str | None = None) -> str:
+        other = best(group, "both", kinds, impl=impl)
+        most = None if small or other is None else at_full_bandwidth(group, other)
+        return "" if most is None else f" (at full bandwidth {most:.1f}x)"
+
     column = "eager_ms" if small else "ms"
     over_compiled = None if small and device_type == "cuda" else ratio(group, "both", targets.rivals)
     if over_compiled is not None and over_compiled < targets.compiled:
-        found.append(f"{over_compiled:.1f}x compiled < {targets.compiled}x")
+        found.append(f"{over_compiled:.1f}x compiled < {targets.compiled}x" + bound(targets.rivals))
     over_eager = ratio(group, "both", ("eager",), column, targets.eager_impl)
     wanted = targets.small_eager if small else targets.eager
     if over_eager is not None and over_eager < wanted:
-        found.append(f"{over_eager:.1f}x {targets.eager_impl or 'eager'} < {wanted}x")
+        text = f"{over_eager:.1f}x {targets.eager_impl or 'eager'} < {wanted}x"
+        found.append(text + bound(("eager",), targets.eager_impl))
     over_unfused = ratio(group, "both", ("unfused",))
     if over_unfused is not None and over_unfused < targets.unfused:
         found.append(f"{over_unfused:.1f}x unfused < {targets.unfused}x")

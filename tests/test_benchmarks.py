@@ -232,6 +232,22 @@ def test_a_missed_target_is_named():
     assert "13.0x scatter_add < 14x" in report.summary(made_up(*rows))
 
 
+def test_a_missed_ratio_is_told_with_what_the_bandwidth_allows():
+    rows = [row("cas_ext", "ours", 3.0), row("scatter_add", "eager", 26.0), row("a", "compiled", 12.0)]
+    rows += [row("cas_ext", "ours", 1.0, "forward", share_of_ceiling=0.6)]
+    rows += [row("cas_ext", "ours", 2.0, "backward", share_of_ceiling=0.7)]  # 2 ms in all at the ceilings
+    assert report.missed(next(iter(report.groups(rows).values())), "cpu") == [
+        "forward 60% < 70%",
+        "4.0x compiled < 5x (at full bandwidth 6.0x)",
+        "8.7x scatter_add < 14x (at full bandwidth 13.0x)",
+    ]
+
+
+def test_a_share_just_below_its_target_does_not_look_equal():
+    rows = [row("cas_ext", "ours", 1.0, "forward", share_of_ceiling=0.697)]
+    assert report.missed(next(iter(report.groups(rows).values())), "cpu") == ["forward 69.7% < 70.0%"]
+
+
 def test_logits_are_judged_behind_a_softmax_and_compared_with_the_loss_that_does_not_fuse_it(monkeypatch, tmp_path):
     monkeypatch.setattr(speed.machine, "keep_freed_memory", lambda: False)
     arguments = f"{ARGUMENTS} --cases voc --masks coherent --activation softmax --out {tmp_path / 'r.json'}"
