@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from test_benchmarks import setting
+from test_benchmark_peers import setting
 
 from benchmarks import cases, measure, memory, peers
 from benchmarks.cases import Setting
