@@ -33,6 +33,16 @@ CAS_HD double centered_square_sum(double square_sum, double sum, double inverse_
   return square_sum - sum * sum * inverse_n;
 }
 
+// Sums of d and d^2 about a pilot, once the pilot of their n values has moved by `shift`.
+template <class T>
+CAS_HD T moved_sum(T sum, T n, T shift) {
+  return sum - n * shift;
+}
+template <class T>
+CAS_HD T moved_square_sum(T square_sum, T sum, T n, T shift) {
+  return square_sum - shift * (2 * sum - n * shift);
+}
+
 // A scatter is no less than 0, whatever rounding did; NaN stays NaN.
 CAS_HD double at_least_zero(double scatter) { return scatter < 0 ? 0 : scatter; }
 

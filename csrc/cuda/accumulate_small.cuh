@@ -91,8 +91,8 @@ struct PilotSums {
 #pragma unroll
     for (int m = 0; m < kChannels; ++m) {
       const acc_t moved = pilot[m] + sum[m] / n, shift = moved - pilot[m];
-      square -= shift * (2 * sum[m] - n * shift);
-      sum[m] -= n * shift;
+      square = moved_square_sum<acc_t>(square, sum[m], n, shift);
+      sum[m] = moved_sum<acc_t>(sum[m], n, shift);
       pilot[m] = moved;
     }
   }

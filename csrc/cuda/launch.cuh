@@ -2,6 +2,7 @@
 // shared_bytes, params)` is <<<>>> in operators.cu and the fiber scheduler in tests/simt.
 #pragma once
 
+#include "accumulate_matrix.cuh"
 #include "accumulate_small.cuh"
 #include "accumulate_table.cuh"
 #include "apply.cuh"
@@ -42,8 +43,8 @@ void visit_flags(bool first, bool second, bool third, Body body) {
   visit_flags(first, second, [&](auto a, auto b) { third ? body(a, b, Flag<true>()) : body(a, b, Flag<false>()); });
 }
 
-inline AccumulatePlan plan_accumulate(const AccumulateParams& p) {
-  return select_accumulate(p, {kSmallThreads, kSmallPixels, kTilePixels});
+inline AccumulatePlan plan_accumulate(const AccumulateParams& p, bool tensor_cores) {
+  return select_accumulate(p, {kSmallThreads, kSmallPixels, kTilePixels}, tensor_cores);
 }
 
 inline ApplyPlan plan_apply(const ApplyParams& p) { return select_apply(p, kApplyThreads); }
@@ -94,6 +95,18 @@ void launch_small(const AccumulateParams& p, dim3 grid, Launch& launch) {
   }
 }
 
+template <class scalar_t, bool kTogether, bool kInterleaved, class Launch>
+void launch_matrix(const AccumulateParams& p, dim3 grid, Launch& launch) {
+  constexpr int V = !kTogether ? 1 : kInterleaved ? 2 : 16 / sizeof(scalar_t);
+  const dim3 block(static_cast<unsigned>(matrix_warps(p.shape) * kWarpSize));
+  constexpr int kFew = 2, kMost = kMatrixRegions / kProductRegions;
+  if (p.shape.regions <= kFew * kProductRegions) {
+    launch(accumulate_matrix_kernel<scalar_t, V, kInterleaved, kFew>, grid, block, sizeof(MatrixShared), p);
+  } else {
+    launch(accumulate_matrix_kernel<scalar_t, V, kInterleaved, kMost>, grid, block, sizeof(MatrixShared), p);
+  }
+}
+
 template <class Launch>
 void launch_moments(const AccumulateParams& p, const AccumulatePlan& plan, Launch& launch) {
   const dim3 grid(static_cast<unsigned>(p.shape.images * p.splits));
@@ -101,6 +114,13 @@ void launch_moments(const AccumulateParams& p, const AccumulatePlan& plan, Launc
     using scalar_t = decltype(scalar);
     const bool behind_softmax = p.activation == Activation::kSoftmax;
     const bool small = plan.kernel == AccumulateKernel::kSmall;
+    if constexpr (!std::is_same_v<scalar_t, double>) {
+      if (plan.kernel == AccumulateKernel::kMatrix) {
+        return visit_flags(plan.V > 1, p.input.interleaved, [&](auto together, auto interleaved) {
+          launch_matrix<scalar_t, together.value, interleaved.value>(p, grid, launch);
+        });
+      }
+    }
     visit_flags(plan.V > 1, p.input.interleaved, behind_softmax, [&](auto wide, auto interleaved, auto softmax) {
       if (small && p.shape.regions <= 2) {
         launch_small<scalar_t, wide.value, interleaved.value, softmax.value, 2>(p, grid, launch);
@@ -124,7 +144,7 @@ void launch_reduce(const FinaliseParams& p, Launch& launch) {
          p);
 }
 
-// accumulate, and finalise if p.with_loss: `plan` is plan_accumulate(p), the workspace is placed.
+// accumulate, and finalise if p.with_loss: `plan` is that of plan_accumulate, the workspace is placed.
 template <class Launch>
 void launch_accumulate(const AccumulateParams& p, const AccumulatePlan& plan, Launch&& launch) {
   if (p.shape.images > 0) launch_moments(p, plan, launch);

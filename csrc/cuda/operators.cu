@@ -73,7 +73,9 @@ void raise_from_device(const AccumulateParams& p, const Tensor& target, cudaStre
 void run_accumulate(AccumulateParams& p, const Tensor& input, const Tensor& target, bool validate) {
   const Launcher launch(input);
   if (validate) require_no_capture(launch.stream());
-  const AccumulatePlan plan = plan_accumulate(p);
+  int major = 0;  // of the compute capability
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, input.get_device_index()), "asking the device");
+  const AccumulatePlan plan = plan_accumulate(p, major >= 8);
   const int64_t bytes = workspace_bytes(p, plan);
   const Tensor workspace = empty(input, ScalarType::Byte, bytes + p.shape.images * sizeof(int64_t));
   char* const memory = static_cast<char*>(workspace.mutable_data_ptr());

@@ -18,9 +18,18 @@ constexpr int64_t kWaveBlocks = 396;
 constexpr int64_t kWaves = 3;  // of blocks, while the partial tables stay below a kSmallShare-th of the input
 constexpr int64_t kSmallShare = 64;
 constexpr int64_t kLargeShare = 4;  // one wave, or as many blocks as leave the tables below this share of the input
+constexpr int64_t kMostPixels = int64_t{1} << 30;  // of a block: counted in 32 bits
 constexpr int64_t kSharedTableBytes = 49152;  // what a block may use without asking for more
 
-enum class AccumulateKernel : int32_t { kSmall, kTable };
+// The matrix kernel: see matrix_tile.cuh.
+constexpr int64_t kMatrixRegions = 112;   // at most: their sums are in registers
+constexpr int64_t kMatrixChannels = 480;  // at most, so that codes of that many regions stay bfloat16 numbers
+constexpr int64_t kPilotCells = 7424;     // floats, so that a block stays below kSharedTableBytes
+constexpr int64_t kWarpChannels = 16;     // that a warp sums
+constexpr int64_t kMatrixWarps = 4;       // of a block, at most
+constexpr int64_t kWaveWarps = 16 * 132;  // that 132 multiprocessors hold of them
+
+enum class AccumulateKernel : int32_t { kSmall, kMatrix, kTable };
 enum class ApplyKernel : int32_t { kPlanar, kInterleaved, kSoftmaxSmall, kSoftmaxTeam };
 
 // How an image's moments come from what its blocks saw: there is one block; the last block to finish merges; a second
@@ -28,7 +37,7 @@ enum class ApplyKernel : int32_t { kPlanar, kInterleaved, kSoftmaxSmall, kSoftma
 enum class Merge : int32_t { kNone, kLastBlock, kKernel };
 
 // V: neighbours that one thread loads at once, pixels of a channel or (where kernels own no pixels) channels of a
-// pixel; 16 bytes of them, or 1 where addresses do not allow that.
+// pixel; 16 bytes of them (kMatrix: 2 channels), or 1 where addresses do not allow that.
 struct AccumulatePlan {
   AccumulateKernel kernel;
   int64_t V;
@@ -94,7 +103,21 @@ inline int64_t splits_within(const Shape& s, int64_t image_bytes, int64_t blocks
   return std::min(blocks / std::max<int64_t>(s.images, 1), image_bytes / (share * table_bytes));
 }
 
-inline AccumulatePlan select_accumulate(const AccumulateParams& p, const AccumulateTiles& tiles) {
+// Floats from one region's pilots to the next: rows of neighbouring regions begin in different banks.
+CAS_HD int64_t pilot_stride(int64_t channels) {
+  return (channels + kWarpChannels - 1) / kWarpChannels * kWarpChannels + 8;
+}
+
+inline int64_t matrix_warps(const Shape& s) { return std::min(divide_up(s.channels, kWarpChannels), kMatrixWarps); }
+
+inline bool fits_matrix(const AccumulateParams& p) {
+  const Shape& s = p.shape;
+  return p.scalar != Scalar::kDouble && p.activation == Activation::kNone && s.regions <= kMatrixRegions &&
+         s.channels <= kMatrixChannels && (s.regions + 1) * pilot_stride(s.channels) <= kPilotCells;
+}
+
+// `tensor_cores`: whether the device has those of sm_80 and later.
+inline AccumulatePlan select_accumulate(const AccumulateParams& p, const AccumulateTiles& tiles, bool tensor_cores) {
   const Shape& s = p.shape;
   const int64_t size = bytes_of(p.scalar), wide = 16 / size;
   AccumulatePlan plan{};
@@ -106,16 +129,20 @@ inline AccumulatePlan select_accumulate(const AccumulateParams& p, const Accumul
     const int64_t wave = divide_up(s.images * s.pixels, kWaveBlocks), most = tiles.small_threads * tiles.small_pixels;
     plan.splits = divide_up(s.pixels, std::min(divide_up(std::max<int64_t>(wave, 1), tile) * tile, most));
   } else {
-    plan.kernel = AccumulateKernel::kTable;
-    plan.V = (p.input.interleaved ? channels_aligned(p.input, s, wide) : pixels_aligned(p.input, s, wide)) ? wide : 1;
-    const int64_t bytes = s.pixels * s.channels * size;
-    plan.splits = std::max(splits_within(s, bytes, kWaves * kWaveBlocks, kSmallShare),
-                           splits_within(s, bytes, kWaveBlocks, kLargeShare));
+    const bool matrix = tensor_cores && fits_matrix(p);
+    plan.kernel = matrix ? AccumulateKernel::kMatrix : AccumulateKernel::kTable;
+    const int64_t neighbours = matrix && p.input.interleaved ? 2 : wide;
+    const bool together =
+        p.input.interleaved ? channels_aligned(p.input, s, neighbours) : pixels_aligned(p.input, s, neighbours);
+    plan.V = together ? neighbours : 1;
+    const int64_t bytes = s.pixels * s.channels * size, wave = matrix ? kWaveWarps / matrix_warps(s) : kWaveBlocks;
+    plan.splits = std::max({splits_within(s, bytes, kWaves * wave, kSmallShare),
+                            splits_within(s, bytes, wave, kLargeShare), divide_up(s.pixels, kMostPixels)});
   }
   const int64_t pixels = std::max<int64_t>(s.pixels, 1);  // a block for an image without pixels, too
   plan.pixels_per_split = divide_up(divide_up(pixels, std::max<int64_t>(plan.splits, 1)), tile) * tile;
   plan.splits = divide_up(pixels, plan.pixels_per_split);
-  plan.merge = plan.kernel == AccumulateKernel::kTable ? Merge::kKernel
+  plan.merge = plan.kernel != AccumulateKernel::kSmall ? Merge::kKernel
                : plan.splits == 1                      ? Merge::kNone
                : plan.splits <= tiles.small_threads    ? Merge::kLastBlock  // a thread reads the table of a block
                                                        : Merge::kKernel;

@@ -13,7 +13,7 @@ struct Launch {
 }  // namespace
 
 void instantiate(cas_ext::AccumulateParams& a, cas_ext::FinaliseParams& f, cas_ext::ApplyParams& g) {
-  cas_ext::launch_accumulate(a, cas_ext::plan_accumulate(a), Launch{});
+  cas_ext::launch_accumulate(a, cas_ext::plan_accumulate(a, true), Launch{});
   cas_ext::launch_finalise(f, Launch{});
   cas_ext::launch_apply(g, Launch{});
 }

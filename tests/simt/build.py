@@ -28,6 +28,7 @@ RUNTIME = [
     "fiber.cpp",
     "history.cpp",
     "hooks.cpp",
+    "matrix.cpp",
     "report.cpp",
     "scheduler.cpp",
     "warp.cpp",

@@ -16,6 +16,8 @@ namespace {
 
 using Sizes = std::vector<int64_t>;
 
+bool tensor_cores = true;  // whether the emulated device has them
+
 // An array's strides in elements.
 Sizes strides_of(const py::array& array) {
   Sizes strides(array.strides(), array.strides() + array.ndim());
@@ -73,7 +75,7 @@ AccumulateParams accumulate_params(simt::Arrays& arrays, const py::array& input,
 
 // Launches; returns for each word that told a last block whether it still counts, which would mislead a replay.
 py::array run_accumulate(simt::Arrays& arrays, AccumulateParams& p) {
-  const AccumulatePlan plan = plan_accumulate(p);
+  const AccumulatePlan plan = plan_accumulate(p, tensor_cores);
   const int64_t words = workspace_of(p, plan).arrivals;
   void* workspace = nullptr;
   if (const int64_t bytes = workspace_bytes(p, plan)) workspace = arrays.workspace("workspace", bytes, 8);
@@ -192,9 +194,10 @@ py::dict plan_of_accumulate(const Sizes& sizes, int scalar, uintptr_t input, con
   p.input = pixels_at(input, strides, interleaved);
   p.target.data = reinterpret_cast<const void*>(target);
   p.with_loss = true;  // as in `forward`
-  const AccumulatePlan plan = plan_accumulate(p);
+  const AccumulatePlan plan = plan_accumulate(p, tensor_cores);
   py::dict result;
-  result["kernel"] = plan.kernel == AccumulateKernel::kSmall ? "accumulate_small" : "accumulate_table";
+  const char* const kernels[] = {"accumulate_small", "accumulate_matrix", "accumulate_table"};
+  result["kernel"] = kernels[static_cast<int>(plan.kernel)];
   result["V"] = plan.V;
   result["splits"] = plan.splits;
   result["pixels_per_split"] = plan.pixels_per_split;
@@ -238,5 +241,6 @@ PYBIND11_MODULE(emulated_kernels, module) {
   module.def("apply", &apply);
   module.def("select_accumulate", &plan_of_accumulate);
   module.def("select_apply", &plan_of_apply);
+  module.def("tensor_cores", [](bool has) { tensor_cores = has; });
   module.def("label_message", &label_message);
 }

@@ -37,6 +37,8 @@ Thread* take_next();  // becomes state.current; null if no thread is ready
 void run_next();      // leaves the current thread, and returns when it is its turn again
 void synchronise_block(const void* site);
 
+void multiply(ProductOperands* const (&lanes)[kWarp]);  // matrix.cpp
+
 [[noreturn]] void explain_stuck_warp(unsigned warp);
 [[noreturn]] void explain_exit(const Thread& thread, const Group& group);
 

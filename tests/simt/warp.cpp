@@ -12,7 +12,7 @@ const char* name_of(Collective operation) {
                                       "__shfl_down_sync",  "__shfl_xor_sync",   "a vote",
                                       "__match_any_sync",  "__match_all_sync",  "__reduce_add_sync",
                                       "__reduce_min_sync", "__reduce_max_sync", "__reduce_and_sync",
-                                      "__reduce_or_sync",  "__reduce_xor_sync"};
+                                      "__reduce_or_sync",  "__reduce_xor_sync", "mma.sync"};
   return names[static_cast<unsigned>(operation)];
 }
 
@@ -121,6 +121,11 @@ __attribute__((noinline)) void finish(Thread* lanes, unsigned mask, Collective o
         });
       });
       return;
+    }
+    case Collective::add_product: {
+      ProductOperands* operands[kWarp];
+      for_lanes(mask, [&](unsigned lane) { operands[lane] = reinterpret_cast<ProductOperands*>(lanes[lane].value); });
+      return multiply(operands);
     }
     case Collective::match_all:
       result = mask;

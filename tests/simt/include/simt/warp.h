@@ -23,11 +23,26 @@ enum class Collective : std::uint8_t {
   reduce_and,
   reduce_or,
   reduce_xor,
+  add_product,
 };
 
 // Waits for the lanes in `mask`, then returns this lane's result. `argument` is a lane, a delta or a lane mask.
 std::uint64_t collective(Collective, unsigned mask, std::uint64_t value = 0, int argument = 0, int width = 32);
 unsigned lane_bit();
+
+// mma.sync.m16n8k16 of bfloat16, with sums in float: matrix.cpp.
+struct ProductOperands {
+  float sums[4];
+  std::uint32_t a[4], b[2];
+};
+SIMT_INLINE void add_product(float (&sums)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
+  ProductOperands own;
+  std::memcpy(own.sums, sums, sizeof sums);
+  std::memcpy(own.a, a, sizeof a);
+  std::memcpy(own.b, b, sizeof b);
+  collective(Collective::add_product, 0xffffffffu, reinterpret_cast<std::uintptr_t>(&own));
+  std::memcpy(sums, own.sums, sizeof sums);
+}
 
 template <class T>
 SIMT_INLINE std::uint64_t to_bits(T value) {

@@ -1,0 +1,199 @@
+// accumulate_matrix_kernel: N <= kMatrixRegions, no softmax, no doubles: any mask costs about the same.
+// Grid:   B * splits blocks. A block owns pixels_per_split consecutive pixels of one image and a table (N, M) of its
+//         own in global memory. It walks its pixels in intervals, and those in steps of kStepPixels.
+// Block:  a warp for every kWarpChannels channels, at most kMatrixWarps; more channels take several passes over an
+//         interval's labels.
+// Warp:   all pixels of kWarpChannels channels, in chunks of kChunkPixels; sums of every region in registers, by tensor
+//         cores (matrix.cuh), which multiply blocks of 16 regions that a chunk does not meet by nothing: it skips them.
+// Lane:   (g, t): channels 2g and 2g + 1 of 8 pixels of a chunk, V neighbours at once. The next chunks' values are under
+//         way meanwhile.
+// Bytes:  reads P (M e + l) per image once; per interval and region in it, reads and writes a row of the table (in L2).
+// Why:    values go from global memory to products without passing through shared memory. Sums are about pilots that
+//         follow the regions' means, so nothing cancels.
+#pragma once
+
+#include "arrival.cuh"
+#include "matrix_pilots.cuh"
+
+namespace cas_ext {
+
+// Blocks of kMatrixWarps warps that a multiprocessor must be able to hold: as many as shared memory has room for, or as
+// registers allow without spilling.
+constexpr int matrix_blocks(int products) { return products <= 2 ? 4 : 3; }
+
+template <class scalar_t, int V, bool kInterleaved, int kProducts>
+__global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProducts))
+    accumulate_matrix_kernel(AccumulateParams p) {
+  using Pixels = LanePixels<scalar_t>;
+  constexpr int K = kParts<scalar_t>;
+  const int64_t N = p.shape.regions, P = p.shape.pixels;
+  const unsigned regions = static_cast<unsigned>(N), M = static_cast<unsigned>(p.shape.channels);
+  const auto [b, split] = block_place(p.splits);
+  const int64_t begin = split * p.pixels_per_split;
+  const unsigned size =  // select.h bounds it
+      static_cast<unsigned>(begin + p.pixels_per_split < P ? p.pixels_per_split : P - begin);
+  const int64_t pixel_stride = kInterleaved ? p.input.pixel_stride : 1;
+  const int64_t channel_stride = kInterleaved ? 1 : p.input.channel_stride;
+  const scalar_t* const input =
+      static_cast<const scalar_t*>(p.input.data) + b * p.input.image_stride + begin * pixel_stride;
+  auto& shared = *reinterpret_cast<MatrixShared*>(shared_arena());
+
+  constexpr unsigned kChannels = kWarpChannels;
+  const unsigned warps = blockDim.x / kWarpSize, pass = warps * kChannels;
+  MatrixPlace own(p, threadIdx.x, threadIdx.x / kWarpSize * kChannels);
+
+  clear_arrivals(p, b, split);
+  for (unsigned i = threadIdx.x; i < regions; i += blockDim.x) {
+    shared.scatter[i] = 0;
+    shared.total[i] = shared.settled[i] = 0;
+    shared.added[0][i] = shared.added[1][i] = 0;
+    for (unsigned w = 0; w < warps; ++w) shared.moved[w][i] = 0;
+  }
+  for (unsigned i = threadIdx.x; i < own.stride; i += blockDim.x) shared.pilot[regions * own.stride + i] = 0;
+  if (threadIdx.x < kMatrixWarps) shared.first_invalid[threadIdx.x] = kNoPixel;
+  __syncthreads();
+
+  const auto length_at = [&](unsigned done) {
+    const unsigned longest = done < kFirstInterval ? kFirstInterval : done < kIntervalPixels ? done : kIntervalPixels;
+    return size - done < longest ? size - done : longest;
+  };
+  const auto padded = [](unsigned length) { return (length + kStepPixels - 1) / kStepPixels * kStepPixels; };
+  // Chunks in the order of their use: loads run ahead of sums.
+  const unsigned first_channel = own.warp * kChannels + 2 * own.g;
+  struct {
+    unsigned done, length, channel;  // pixels of intervals before, of this one; the lane's channel
+    unsigned left = 0;               // pixels of this pass, and those that pad it
+    const scalar_t* from = nullptr;
+  } next{0, length_at(0), first_channel};
+  const auto begin_pass = [&] {
+    next.from = input + (next.done + Pixels::place(own.t, 0)) * pixel_stride + next.channel * channel_stride;
+    next.left = padded(next.length);
+  };
+  begin_pass();
+  ChunkValues<scalar_t, V, kInterleaved> values[kChunksAhead<scalar_t, V>];
+  const auto load_next = [&](auto& chunk) {
+    if (next.done >= size) return;
+    const unsigned beyond = padded(next.length) - next.length + Pixels::place(own.t, 0);
+    chunk.load(next.from, kInterleaved ? pixel_stride : channel_stride, next.left > beyond ? next.left - beyond : 0,
+               next.channel < M ? M - next.channel : 0);
+    next.from += kChunkPixels * pixel_stride;
+    next.left -= kChunkPixels;
+    if (next.left != 0) return;
+    next.channel += pass;
+    if (next.channel - first_channel >= M) {
+      next.channel = first_channel;
+      next.done += next.length;
+      next.length = length_at(next.done);
+    }
+    if (next.done < size) begin_pass();
+  };
+#pragma unroll
+  for (auto& chunk : values) load_next(chunk);
+
+  RegionSums sums[kProducts][2];
+  for (unsigned done = 0; done < size;) {
+    const unsigned length = length_at(done);
+    read_labels(shared, p.target, b * P + begin, regions, done, length, own.stride);
+    for (unsigned m0 = 0; m0 < M; m0 += pass) {
+      own.channel = m0 + own.warp * kChannels;
+      own.channels = own.channel < M ? M - own.channel : 0;
+      const unsigned rows = 8 * (M - m0 < pass ? (M - m0 + kChannels - 1) / kChannels : warps);  // of shared.square
+      for (unsigned i = own.lane; i < regions; i += kWarpSize) {
+        shared.seen[own.warp][i] = static_cast<uint16_t>(shared.total[i] < 0xffff ? shared.total[i] : 0xffff);
+      }
+#pragma unroll
+      for (auto& of_product : sums) {
+#pragma unroll
+        for (auto& of_channels : of_product) {
+#pragma unroll
+          for (float& sum : of_channels) sum = 0;
+        }
+      }
+      center_pilots(p, shared, own.channel);
+      __syncwarp();
+      const float2* const pilots = pilots_of(shared, own, 0) - kFirstCode;
+      for (unsigned step = 0; step < length; step += kStepPixels) {
+#pragma unroll
+        for (unsigned c = 0; c < kStepPixels / kChunkPixels; ++c) {
+          const unsigned x = step + c * kChunkPixels;
+          auto& chunk = values[c % kChunksAhead<scalar_t, V>];
+          LaneValues s;
+#pragma unroll
+          for (unsigned j = 0; j < 8; ++j) {
+#pragma unroll
+            for (unsigned h = 0; h < 2; ++h) s[j][h] = chunk.at(j, h);
+          }
+          load_next(chunk);
+          if (own.channels == 0) continue;
+          uint32_t code[4];  // of pairs of pixels
+#pragma unroll
+          for (unsigned j = 0; j < 8; j += Pixels::kRun) {
+            using Word = typename WordOf<2 * Pixels::kRun>::type;
+            const Word word = *reinterpret_cast<const Word*>(&shared.code[x + Pixels::place(own.t, j)]);
+            memcpy(&code[j / 2], &word, sizeof(word));
+          }
+          if (const unsigned young = shared.young[x / kChunkPixels]; young != 0) {
+            meet_regions<scalar_t, Pixels>(p, shared, own, x, young, s);
+          }
+          LaneValues d;
+          float square[8];
+#pragma unroll
+          for (unsigned j = 0; j < 8; ++j) {
+            const float2 pilot = pilots[j % 2 ? code[j / 2] >> 16 : code[j / 2] & 0xffff];
+            d[j][0] = s[j][0] - pilot.x;
+            d[j][1] = s[j][1] - pilot.y;
+            square[j] = d[j][0] * d[j][0] + d[j][1] * d[j][1];
+          }
+          const float all = ((square[0] + square[1]) + (square[2] + square[3])) +
+                            ((square[4] + square[5]) + (square[6] + square[7]));
+          if (__any_sync(kFullWarp, !isfinite(all))) keep_nonfinite_apart<Pixels>(shared, own, x, regions, d);
+#pragma unroll
+          for (unsigned j = 0; j < 8; j += 4) {
+            float* const to = &shared.square[own.warp * 8 + own.g][c * kChunkPixels + Pixels::place(own.t, j)];
+            *reinterpret_cast<float4*>(to) = make_float4(square[j], square[j + 1], square[j + 2], square[j + 3]);
+          }
+          const unsigned products = shared.products[x / kChunkPixels];
+#pragma unroll
+          for (unsigned k = 0; k < 4; k += 2) {  // 16 pixels at a time
+            PartPairs part[2][K];                // of channel h, the largest first
+#pragma unroll
+            for (unsigned h = 0; h < 2; ++h) {
+#pragma unroll
+              for (unsigned pair = 0; pair < 2; ++pair) {
+                const unsigned j = 2 * (k + pair);
+                split_pair(d[j][h], d[j + 1][h], part[h], pair);
+              }
+            }
+#pragma unroll
+            for (int i = 0; i < kProducts; ++i) {
+              if (!(products >> i & 1)) continue;
+              const uint32_t row = code_of(i * kProductRegions + own.g, own.stride) * 0x10001u;
+              const uint32_t other = row + 8 * (own.stride / 2) * 0x10001u;
+              const OneHot onehot = {equal_codes(code[k], row), equal_codes(code[k], other),
+                                     equal_codes(code[k + 1], row), equal_codes(code[k + 1], other)};
+#pragma unroll
+              for (int q = K - 1; q >= 0; --q) {
+#pragma unroll
+                for (unsigned h = 0; h < 2; ++h) add_product(sums[i][h], onehot, part[h][q]);
+              }
+            }
+          }
+        }
+        __syncthreads();
+        add_squares(shared, step, rows, regions);
+        __syncthreads();
+      }
+      if (own.channels > 0) add_to_table<scalar_t>(p, shared, own.channel, sums);
+      __syncwarp();  // sums and pilots of the next pass: of other channels
+    }
+    close_interval(shared, regions);
+    done += length;
+  }
+
+  write_table(p, shared);
+  const long long invalid = block_min<kMatrixWarps>(
+      own.lane == 0 ? shared.first_invalid[own.warp] : kNoPixel, shared.first_invalid);
+  if (threadIdx.x == 0) p.partial_invalid[blockIdx.x] = invalid == kNoPixel ? kNoPixel : begin + invalid;
+}
+
+}  // namespace cas_ext

@@ -1,0 +1,78 @@
+// Sums over regions as products of matrices: a one-hot matrix of labels, which is exact, times differences from pilots,
+// split into bfloat16 parts.
+//
+// A product takes 16 regions, 16 pixels and 8 channels. Lane (g, t) = (lane / 4, lane % 4) holds four of the pixels, as
+// two pairs, and of them one channel, that of g; which channels and pixels those are is for the caller to choose, as
+// long as labels and values agree. Of the sums it holds those of regions g and g + 8 for the channels of 2t and 2t + 1.
+#pragma once
+
+#include "device.cuh"
+
+namespace cas_ext {
+
+constexpr unsigned kProductRegions = 16;
+
+using OneHot = uint32_t[4];    // regions g and g + 8 of the first pair of pixels, then of the second
+using PartPairs = uint32_t[2];  // of channel g
+using RegionSums = float[4];   // region g of channels 2t and 2t + 1, then region g + 8
+
+// sums += onehot * parts. Tensor cores need sm_80: select.h does not choose kernels that call this for older ones.
+__device__ __forceinline__ void add_product(RegionSums& sums, const OneHot& onehot, const PartPairs& parts) {
+#if !defined(__CUDACC__)
+  simt::add_product(sums, onehot, parts);
+#elif __CUDA_ARCH__ >= 800
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+      "{%0, %1, %2, %3};"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(onehot[0]), "r"(onehot[1]), "r"(onehot[2]), "r"(onehot[3]), "r"(parts[0]), "r"(parts[1]));
+#else
+  __trap();
+#endif
+}
+
+// threadIdx.x, read again wherever this is called: for what runs seldom, so that nothing that follows from it occupies
+// registers in between.
+__device__ __forceinline__ unsigned thread_again() {
+#ifdef __CUDACC__
+  unsigned thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
+#else
+  return threadIdx.x;
+#endif
+}
+
+__device__ __forceinline__ __nv_bfloat162 as_pair(uint32_t bits) {
+  __nv_bfloat162 pair;
+  memcpy(&pair, &bits, sizeof(pair));
+  return pair;
+}
+
+__device__ __forceinline__ uint32_t bits_of(__nv_bfloat162 pair) {
+  uint32_t bits;
+  memcpy(&bits, &pair, sizeof(bits));
+  return bits;
+}
+
+// 1 where codes are equal, else 0, for two pixels at once. Codes are read as bfloat16 numbers, none of them subnormal
+// or a NaN.
+__device__ __forceinline__ uint32_t equal_codes(uint32_t pixels, uint32_t region) {
+  return bits_of(__heq2(as_pair(pixels), as_pair(region)));
+}
+
+__device__ __forceinline__ float low_value(uint32_t pair) { return __uint_as_float(pair << 16); }
+__device__ __forceinline__ float high_value(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
+
+// One pair of pixels, as sums of kParts bfloat16 numbers each, the largest first, up to rounding of the last: 3 hold a
+// float.
+template <int kParts>
+__device__ __forceinline__ void split_pair(float a, float b, PartPairs (&parts)[kParts], unsigned pair) {
+#pragma unroll
+  for (int k = 0; k < kParts; ++k) {
+    parts[k][pair] = bits_of(__floats2bfloat162_rn(a, b));
+    a -= low_value(parts[k][pair]);
+    b -= high_value(parts[k][pair]);
+  }
+}
+
+}  // namespace cas_ext

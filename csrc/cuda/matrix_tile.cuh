@@ -1,0 +1,137 @@
+// What a block of accumulate_matrix keeps in shared memory: the labels of an interval of pixels and what they say of
+// the regions, pilots, and the squares on their way from channels to regions.
+#pragma once
+
+#include "matrix.cuh"
+#include "select.h"
+
+namespace cas_ext {
+
+constexpr unsigned kChunkPixels = 32;       // that a warp takes at a time: 8 for each lane
+constexpr unsigned kStepPixels = 64;        // between two barriers
+constexpr unsigned kIntervalPixels = 1024;  // between two additions to the table, at most: sums in float stay short
+constexpr unsigned kFirstInterval = 128;    // the first pilots are of few pixels, so they are soon replaced
+
+// A pilot comes from pixels that are at least one in kYoung of those that are summed about it. If one of them is an
+// outlier, the others' distance from the pilot is a share of its own, so that nothing cancels but what products lose:
+// they round sums of n numbers to zero, 1.4e-6 of them for n = 1024, in proportion to n.
+constexpr unsigned kYoung = 10;
+
+// A pixel's code says where the pilots of its region are, in units of two floats, and is a bfloat16 number that is not
+// subnormal. Pixels of no region have the code, and pilots of 0, of the region after the last.
+constexpr unsigned kFirstCode = 0x80;
+static_assert(kFirstCode + kMatrixRegions * ((kMatrixChannels + 8) / 2) < 0x7f80);
+
+__device__ __forceinline__ unsigned code_of(unsigned region, unsigned stride) {
+  return kFirstCode + region * (stride / 2);
+}
+
+struct MatrixShared {
+  float square[kMatrixWarps * 8][kStepPixels + 4];  // of pixels, over two channels: a row for each warp and g
+  double scatter[kMatrixRegions];                   // about the pilots, of all intervals so far
+  long long first_invalid[kMatrixWarps];            // each warp's first pixel with a label out of range
+  uint32_t total[kMatrixRegions];                   // pixels of the intervals before
+  uint32_t settled[kMatrixRegions];                 // of them, those before the pilot was moved last
+  float added[2][kMatrixRegions];                   // squares of the interval
+  float moved[kMatrixWarps][kMatrixRegions];        // what moving pilots adds to the scatter
+  uint32_t young[kIntervalPixels / kChunkPixels];   // pixels of each chunk whose regions' pilots may have to follow
+  alignas(16) uint16_t code[kIntervalPixels];
+  uint16_t count[kMatrixWarps][kMatrixRegions];      // pixels of the interval, as each warp has seen them
+  uint16_t met[kMatrixRegions];                      // pixels of the interval
+  uint16_t seen[kMatrixWarps][kMatrixRegions];       // pixels that each warp's pilots of a region know
+  uint8_t region[kIntervalPixels];                   // N: none
+  uint8_t products[kIntervalPixels / kChunkPixels];  // which 16 regions each chunk meets
+  alignas(8) float pilot[kPilotCells];               // (N + 1, pilot_stride)
+};
+static_assert(sizeof(MatrixShared) <= kSharedTableBytes && kMatrixRegions <= 255);
+
+// Whether a pilot of `known` pixels has to follow the values of `n` more.
+__device__ __forceinline__ bool is_young(unsigned known, unsigned n) { return kYoung * known < n; }
+
+// Labels of the block's pixels: `length` of them from `done` on, and none up to the end of a step. `first`: of the image
+// and block, an index of the (B, P) labels. All threads have passed a barrier when it returns.
+__device__ __forceinline__ void read_labels(MatrixShared& shared, const LabelArray& target, int64_t first,
+                                            unsigned regions, unsigned done, unsigned length, unsigned stride) {
+  const unsigned thread = thread_again(), lane = thread % kWarpSize, warp = thread / kWarpSize;
+  const unsigned end = (length + kStepPixels - 1) / kStepPixels * kStepPixels;
+  for (unsigned i = lane; i < regions; i += kWarpSize) shared.count[warp][i] = 0;
+  __syncwarp();
+  for (unsigned x = thread; x < end; x += blockDim.x) {
+    int32_t label[1] = {kIgnored};
+    if (x < length) load_regions<1>(target, regions, first + done + x, label);
+    const unsigned invalid = __ballot_sync(kFullWarp, label[0] == kInvalid);
+    if (invalid != 0 && lane == 0 && shared.first_invalid[warp] == kNoPixel) {
+      shared.first_invalid[warp] = done + x + __ffs(invalid) - 1;
+    }
+    const unsigned region = label[0] >= 0 ? static_cast<unsigned>(label[0]) : regions;
+    shared.region[x] = static_cast<uint8_t>(region);
+    shared.code[x] = static_cast<uint16_t>(code_of(region, stride));
+    const unsigned products = warp_or(region < regions ? 1u << region / kProductRegions : 0u);
+    if (lane == 0) shared.products[x / kChunkPixels] = static_cast<uint8_t>(products);
+    const unsigned peers = __match_any_sync(kFullWarp, region);
+    const bool leads = region < regions && (peers & ((1u << lane) - 1)) == 0;
+    if (leads) shared.count[warp][region] = static_cast<uint16_t>(shared.count[warp][region] + __popc(peers));
+    __syncwarp();
+  }
+  __syncthreads();
+  for (unsigned i = thread; i < regions; i += blockDim.x) {
+    unsigned n = 0;
+#pragma unroll 1
+    for (unsigned w = 0; w < blockDim.x / kWarpSize; ++w) n += shared.count[w][i];
+    shared.met[i] = static_cast<uint16_t>(n);
+  }
+  __syncthreads();
+  for (unsigned x = thread; x < end; x += blockDim.x) {
+    const unsigned region = shared.region[x];
+    const bool young = region < regions && is_young(shared.total[region], shared.met[region]);
+    const unsigned votes = __ballot_sync(kFullWarp, young);
+    if (lane == 0) shared.young[x / kChunkPixels] = votes;
+  }
+  __syncthreads();
+}
+
+// Adds the squares of a step's pixels to their regions. Warps 0 and 1 take a chunk each; a warp alone takes both.
+// `rows`: of shared.square, a multiple of 8. Lane: 4 pixels of every fourth row, then one pixel.
+__device__ __forceinline__ void add_squares(MatrixShared& shared, unsigned step, unsigned rows, unsigned regions) {
+  const unsigned lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize, part = lane % 4;
+  const unsigned below = (1u << lane) - 1;
+  for (unsigned chunk = warp; chunk < kStepPixels / kChunkPixels; chunk += blockDim.x / kWarpSize) {
+    float sum[4] = {0, 0, 0, 0};
+#pragma unroll 2
+    for (unsigned row = part; row < rows; row += 4) {
+      const float4 four = *reinterpret_cast<const float4*>(&shared.square[row][chunk * kChunkPixels + lane / 4 * 4]);
+      sum[0] += four.x, sum[1] += four.y, sum[2] += four.z, sum[3] += four.w;
+    }
+    const bool upper = part & 2, odd = part & 1;
+    const float first = (upper ? sum[2] : sum[0]) + __shfl_xor_sync(kFullWarp, upper ? sum[0] : sum[2], 2);
+    const float second = (upper ? sum[3] : sum[1]) + __shfl_xor_sync(kFullWarp, upper ? sum[1] : sum[3], 2);
+    const float square = (odd ? second : first) + __shfl_xor_sync(kFullWarp, odd ? first : second, 1);
+
+    const unsigned region = shared.region[step + chunk * kChunkPixels + lane];
+    const unsigned peers = __match_any_sync(kFullWarp, region);
+    const bool leads = region < regions && (peers & below) == 0;
+    unsigned leaders = __ballot_sync(kFullWarp, leads);
+    constexpr int kFew = 4;  // regions, for each of which the warp adds up its pixels' squares
+    float total = square;
+    if (__popc(leaders) <= kFew) {
+#pragma unroll 1
+      for (; leaders != 0; leaders &= leaders - 1) {
+        const unsigned leader = __ffs(leaders) - 1;
+        const float all = warp_sum(peers >> leader & 1 ? square : 0.f);
+        if (lane == leader) total = all;
+      }
+    } else {  // every leader takes its peers' squares, one after the other
+      unsigned rest = leads ? peers & ~below & ~(1u << lane) : 0u;
+#pragma unroll 1
+      while (__any_sync(kFullWarp, rest != 0)) {
+        const float other = __shfl_sync(kFullWarp, square, rest != 0 ? __ffs(rest) - 1 : 0);
+        if (rest != 0) total += other;
+        rest &= rest - 1;
+      }
+    }
+    if (leads) shared.added[chunk][region] += total;
+    __syncwarp();
+  }
+}
+
+}  // namespace cas_ext
