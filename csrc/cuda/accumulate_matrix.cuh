@@ -25,7 +25,10 @@ template <class scalar_t, int V, bool kInterleaved, int kProducts>
 __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProducts))
     accumulate_matrix_kernel(AccumulateParams p) {
   using Pixels = LanePixels<scalar_t>;
-  constexpr int K = kParts<scalar_t>;
+  using part_t = typename Parts<scalar_t>::type;
+  constexpr int K = Parts<scalar_t>::kCount;
+  // No square of a difference that parts cannot hold is smaller.
+  constexpr float kMostSquare = Parts<scalar_t>::kMost * Parts<scalar_t>::kMost;
   const int64_t N = p.shape.regions, P = p.shape.pixels;
   const unsigned regions = static_cast<unsigned>(N), M = static_cast<unsigned>(p.shape.channels);
   const auto [b, split] = block_place(p.splits);
@@ -109,7 +112,6 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
           for (float& sum : of_channels) sum = 0;
         }
       }
-      center_pilots(p, shared, own.channel);
       __syncwarp();
       const float2* const pilots = pilots_of(shared, own, 0) - kFirstCode;
       for (unsigned step = 0; step < length; step += kStepPixels) {
@@ -132,8 +134,9 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
             const Word word = *reinterpret_cast<const Word*>(&shared.code[x + Pixels::place(own.t, j)]);
             memcpy(&code[j / 2], &word, sizeof(word));
           }
+          unsigned met = 0;  // pixels that are in the table by now
           if (const unsigned young = shared.young[x / kChunkPixels]; young != 0) {
-            meet_regions<scalar_t, Pixels>(p, shared, own, x, young, s);
+            met = meet_regions<scalar_t, Pixels>(p, shared, own.channel, x, young, s);
           }
           LaneValues d;
           float square[8];
@@ -146,36 +149,49 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
           }
           const float all = ((square[0] + square[1]) + (square[2] + square[3])) +
                             ((square[4] + square[5]) + (square[6] + square[7]));
-          if (__any_sync(kFullWarp, !isfinite(all))) keep_nonfinite_apart<Pixels>(shared, own, x, regions, d);
+          const bool apart = __any_sync(kFullWarp, !(all < kMostSquare));
+          if (apart || met != 0) {
+#pragma unroll
+            for (unsigned j = 0; j < 8; ++j) {
+              const bool known = met >> Pixels::place(own.t, j) & 1;
+#pragma unroll
+              for (unsigned h = 0; h < 2; ++h) d[j][h] = known && isfinite(d[j][h]) ? 0.f : d[j][h];
+            }
+            if (apart) keep_apart<scalar_t, Pixels>(p, shared, own.channel, x, d);
+          }
 #pragma unroll
           for (unsigned j = 0; j < 8; j += 4) {
             float* const to = &shared.square[own.warp * 8 + own.g][c * kChunkPixels + Pixels::place(own.t, j)];
             *reinterpret_cast<float4*>(to) = make_float4(square[j], square[j + 1], square[j + 2], square[j + 3]);
           }
+          PartPairs part[2][2][K];  // of 16 pixels, of channel h
+#pragma unroll
+          for (unsigned j = 0; j < 8; j += 2) {
+#pragma unroll
+            for (unsigned h = 0; h < 2; ++h) split_pair<part_t>(d[j][h], d[j + 1][h], part[j / 4][h], j / 2 % 2);
+          }
           const unsigned products = shared.products[x / kChunkPixels];
 #pragma unroll
-          for (unsigned k = 0; k < 4; k += 2) {  // 16 pixels at a time
-            PartPairs part[2][K];                // of channel h, the largest first
+          for (int i = 0; i < kProducts; ++i) {
+            if (!(products >> i & 1)) continue;
+            const uint32_t row = code_of(i * kProductRegions + own.g, own.stride) * 0x10001u;
+            const uint32_t other = row + 8 * (own.stride / 2) * 0x10001u;
+            OneHot onehot[2];  // of 16 pixels
 #pragma unroll
-            for (unsigned h = 0; h < 2; ++h) {
-#pragma unroll
-              for (unsigned pair = 0; pair < 2; ++pair) {
-                const unsigned j = 2 * (k + pair);
-                split_pair(d[j][h], d[j + 1][h], part[h], pair);
-              }
+            for (unsigned k = 0; k < 4; ++k) {
+              onehot[k / 2][k % 2 * 2] = Pairs16<part_t>::equal(code[k], row);
+              onehot[k / 2][k % 2 * 2 + 1] = Pairs16<part_t>::equal(code[k], other);
             }
 #pragma unroll
-            for (int i = 0; i < kProducts; ++i) {
-              if (!(products >> i & 1)) continue;
-              const uint32_t row = code_of(i * kProductRegions + own.g, own.stride) * 0x10001u;
-              const uint32_t other = row + 8 * (own.stride / 2) * 0x10001u;
-              const OneHot onehot = {equal_codes(code[k], row), equal_codes(code[k], other),
-                                     equal_codes(code[k + 1], row), equal_codes(code[k + 1], other)};
+            for (unsigned h = 0; h < 2; ++h) {
+              RegionSums found = {0, 0, 0, 0};  // by tensor cores, which cut off what they add; the rest is rounded
 #pragma unroll
-              for (int q = K - 1; q >= 0; --q) {
+              for (int q = K - 1; q >= 0; --q) {  // small parts first
 #pragma unroll
-                for (unsigned h = 0; h < 2; ++h) add_product(sums[i][h], onehot, part[h][q]);
+                for (unsigned k = 0; k < 2; ++k) add_product<part_t>(found, onehot[k], part[k][h][q]);
               }
+#pragma unroll
+              for (unsigned e = 0; e < 4; ++e) sums[i][h][e] += found[e];
             }
           }
         }

@@ -17,11 +17,12 @@ __device__ __forceinline__ float coarse_pilot(float mean, float largest) {
   return isfinite(coarse) ? coarse : mean;
 }
 
-// Lets the pilots of young regions follow the values of a chunk: a pilot becomes the mean of the pixels so far, about
-// which they sum to nothing; only the last one, which stays, may be another.
+// Lets the pilots of young regions follow the values of a chunk, to the mean of the pixels so far, and adds these to the
+// table's sums. Returns which pixels those are: products must not add them again.
 template <class scalar_t, class Pixels>
-__device__ __forceinline__ void meet_regions(const AccumulateParams& p, MatrixShared& shared, const MatrixPlace& own, unsigned chunk_begin,
-                                             unsigned young, const LaneValues& s) {
+__device__ __forceinline__ unsigned meet_regions(const AccumulateParams& p, MatrixShared& shared, unsigned channel,
+                                                 unsigned chunk_begin, unsigned young, const LaneValues& s) {
+  const MatrixPlace own(p, thread_again(), channel);
   const unsigned mine = shared.region[chunk_begin + own.lane];
   float largest[2] = {0, 0};  // of each channel's values, whatever their region
 #pragma unroll
@@ -35,68 +36,80 @@ __device__ __forceinline__ void meet_regions(const AccumulateParams& p, MatrixSh
       }
     }
   }
+  unsigned met = 0;
 #pragma unroll 1
   while (young != 0) {
     const unsigned region = __shfl_sync(kFullWarp, mine, __ffs(young) - 1);
     const unsigned members = __ballot_sync(kFullWarp, mine == region), n = __popc(members);
     young &= ~members;
-    const unsigned before = shared.seen[own.warp][region], met = shared.met[region];
-    if (!is_young(before, met)) continue;
-    float2* const pilot = pilots_of(shared, own, region);
-    const float old[2] = {before > 0 ? pilot->x : 0.f, before > 0 ? pilot->y : 0.f};
-    float sum[2] = {0, 0};
-#pragma unroll
-    for (unsigned j = 0; j < 8; ++j) {
-      const bool member = members >> Pixels::place(own.t, j) & 1;
-#pragma unroll
-      for (unsigned h = 0; h < 2; ++h) sum[h] += member ? s[j][h] - old[h] : 0.f;
-    }
-    float next[2], square = 0;
-    double shift[2];
+    const unsigned before = shared.seen[own.warp][region];
+    if (!is_young(before, shared.met[region])) continue;
+    met |= members;
+    float* const pilot = reinterpret_cast<float*>(pilots_of(shared, own, region));
+    float old[2], sum[2];  // sum: about the old pilot
 #pragma unroll
     for (unsigned h = 0; h < 2; ++h) {
+      const auto sum_about = [&](float value) {
+        float found = 0;
 #pragma unroll
-      for (unsigned step = 1; step < 4; step *= 2) sum[h] += __shfl_xor_sync(kFullWarp, sum[h], step);
-      const float mean = old[h] + sum[h] / (before + n);
-      next[h] = is_young(before + n, met) ? mean : coarse_pilot<scalar_t>(mean, largest[h]);
-      shift[h] = before > 0 && isfinite(next[h]) ? static_cast<double>(next[h]) - old[h] : 0.0;
-      square += moved_square_sum<float>(0, 0, before, static_cast<float>(shift[h]));
+        for (unsigned j = 0; j < 8; ++j) found += members >> Pixels::place(own.t, j) & 1 ? s[j][h] - value : 0.f;
+#pragma unroll
+        for (unsigned step = 1; step < 4; step *= 2) found += __shfl_xor_sync(kFullWarp, found, step);
+        return found;
+      };
+      old[h] = before > 0 ? pilot[h] : sum_about(0) / n;
+      sum[h] = sum_about(old[h]);
     }
+    __syncwarp();  // all lanes have read
+    float square = 0;
 #pragma unroll
-    for (unsigned step = 4; step < kWarpSize; step *= 2) square += __shfl_xor_sync(kFullWarp, square, step);
-    __syncwarp();  // the old pilots have been read
-    if (own.t == 0) {
-      *pilot = make_float2(next[0], next[1]);
-#pragma unroll
-      for (unsigned h = 0; h < 2; ++h) {
-        const unsigned m = 2 * own.g + h;
-        if (m >= own.channels) break;
-        double& cell = row_of(p, own, region)[m];
-        cell = before > 0 ? moved_sum<double>(cell, before, shift[h]) : 0;
+    for (unsigned h = 0; h < 2; ++h) {
+      const unsigned m = 2 * own.g + h;
+      if (own.t != 0) continue;
+      if (m >= own.channels) {  // there is no such channel: values and pilots are 0
+        pilot[h] = 0;
+        continue;
       }
+      double& cell = row_of(p, own, region)[m];
+      const double known = before > 0 ? cell : 0.0;
+      const float mean = old[h] + (static_cast<float>(known) + sum[h]) / (before + n);
+      const float next = coarse_pilot<scalar_t>(mean, largest[h]);
+      const double shift = isfinite(next) ? static_cast<double>(next) - old[h] : 0.0;
+      square += static_cast<float>(moved_square_sum<double>(0, known, before, shift));
+      cell = isfinite(next) ? moved_sum<double>(known + sum[h], before + n, shift) : known;
+      pilot[h] = next;
     }
+    square = warp_sum(square);
     if (own.lane == 0) {
       shared.moved[own.warp][region] += square;
       shared.seen[own.warp][region] = static_cast<uint16_t>(before + n);
     }
     __syncwarp();
   }
+  return met;
 }
 
-// A difference that is not finite would spoil the sums of all regions, as 0 times it is a NaN: the region's pilot, and so
-// its mean, becomes a NaN instead, for good.
-template <class Pixels>
-__device__ __forceinline__ void keep_nonfinite_apart(MatrixShared& shared, const MatrixPlace& own, unsigned chunk_begin,
-                                                     unsigned regions, LaneValues& d) {
+// What products cannot hold: a difference that is not finite would spoil the sums of all regions, as 0 times it is a NaN;
+// so the region's pilot becomes a NaN instead, and its mean with it. One that is too large goes to the table at once.
+template <class scalar_t, class Pixels>
+__device__ __forceinline__ void keep_apart(const AccumulateParams& p, MatrixShared& shared, unsigned channel,
+                                           unsigned chunk_begin, LaneValues& d) {
+  const MatrixPlace own(p, thread_again(), channel);
+  constexpr float kMost = Parts<scalar_t>::kMost;
+  const auto fits = [](float value) { return kMost < INFINITY ? fabsf(value) <= kMost : isfinite(value); };
 #pragma unroll 1
   for (unsigned t = 0; t < 4; ++t) {  // one after the other: they may share a region
 #pragma unroll
     for (unsigned j = 0; j < 8; ++j) {
       const unsigned region = shared.region[chunk_begin + Pixels::place(own.t, j)];
-      float* const pilot = reinterpret_cast<float*>(pilots_of(shared, own, region));
 #pragma unroll
       for (unsigned h = 0; h < 2; ++h) {
-        if (own.t == t && region < regions && !isfinite(d[j][h])) pilot[h] = static_cast<float>(not_a_number());
+        if (own.t != t || fits(d[j][h]) || region >= p.shape.regions) continue;
+        if (isfinite(d[j][h])) {
+          row_of(p, own, region)[2 * own.g + h] += d[j][h];
+        } else {
+          reinterpret_cast<float*>(pilots_of(shared, own, region))[h] = static_cast<float>(not_a_number());
+        }
       }
     }
     __syncwarp();
@@ -104,37 +117,7 @@ __device__ __forceinline__ void keep_nonfinite_apart(MatrixShared& shared, const
 #pragma unroll
   for (auto& of_pixel : d) {
 #pragma unroll
-    for (float& value : of_pixel) value = isfinite(value) ? value : 0.f;
-  }
-}
-
-// Regions that are young again, in a long interval after few pixels: moves their pilots to their means.
-__device__ __forceinline__ void center_pilots(const AccumulateParams& p, MatrixShared& shared, unsigned channel) {
-  const MatrixPlace own(p, thread_again(), channel);
-  const unsigned regions = static_cast<unsigned>(p.shape.regions);
-#pragma unroll 1
-  for (unsigned first = 0; first < regions; first += kWarpSize) {
-    const unsigned of_lane = first + own.lane;
-    unsigned votes = __ballot_sync(kFullWarp, of_lane < regions && shared.total[of_lane] > 0 &&
-                                                  is_young(shared.total[of_lane], shared.met[of_lane]));
-#pragma unroll 1
-    for (; votes != 0; votes &= votes - 1) {
-      const unsigned region = first + __ffs(votes) - 1, n = shared.total[region];
-      float square = 0;
-      if (own.lane < kWarpChannels && own.lane < own.channels) {
-        double& cell = row_of(p, own, region)[own.lane];
-        float& pilot = shared.pilot[region * own.stride + own.channel + own.lane];
-        const float mean = pilot + static_cast<float>(cell / n);
-        if (isfinite(mean)) {
-          const double shift = static_cast<double>(mean) - pilot;
-          square = static_cast<float>(moved_square_sum<double>(0, cell, n, shift));
-          cell = moved_sum<double>(cell, n, shift);
-          pilot = mean;
-        }
-      }
-      square = warp_sum(square);
-      if (own.lane == 0) shared.moved[own.warp][region] += square;
-    }
+    for (float& value : of_pixel) value = fits(value) ? value : 0.f;
   }
 }
 

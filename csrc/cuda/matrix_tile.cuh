@@ -12,15 +12,10 @@ constexpr unsigned kStepPixels = 64;        // between two barriers
 constexpr unsigned kIntervalPixels = 1024;  // between two additions to the table, at most: sums in float stay short
 constexpr unsigned kFirstInterval = 128;    // the first pilots are of few pixels, so they are soon replaced
 
-// A pilot comes from pixels that are at least one in kYoung of those that are summed about it. If one of them is an
-// outlier, the others' distance from the pilot is a share of its own, so that nothing cancels but what products lose:
-// they round sums of n numbers to zero, 1.4e-6 of them for n = 1024, in proportion to n.
-constexpr unsigned kYoung = 10;
-
-// A pixel's code says where the pilots of its region are, in units of two floats, and is a bfloat16 number that is not
-// subnormal. Pixels of no region have the code, and pilots of 0, of the region after the last.
-constexpr unsigned kFirstCode = 0x80;
-static_assert(kFirstCode + kMatrixRegions * ((kMatrixChannels + 8) / 2) < 0x7f80);
+// A pixel's code says where the pilots of its region are, in units of two floats, and read as a float16 or bfloat16 it is
+// a normal number. Pixels of no region have the code, and pilots of 0, of the region after the last.
+constexpr unsigned kFirstCode = 0x400;
+static_assert(kFirstCode + kMatrixRegions * ((kMatrixChannels + 8) / 2) < 0x7c00);
 
 __device__ __forceinline__ unsigned code_of(unsigned region, unsigned stride) {
   return kFirstCode + region * (stride / 2);
@@ -45,8 +40,10 @@ struct MatrixShared {
 };
 static_assert(sizeof(MatrixShared) <= kSharedTableBytes && kMatrixRegions <= 255);
 
-// Whether a pilot of `known` pixels has to follow the values of `n` more.
-__device__ __forceinline__ bool is_young(unsigned known, unsigned n) { return kYoung * known < n; }
+// Whether a pilot of `known` pixels has to follow the values of `n` more. If one of the known is an outlier, it is D / known
+// that the pilot is from the others, D for the outlier: about it, n squares sum to n D^2 / known^2, no more than the D^2
+// that the outlier adds to the scatter, so that nothing cancels.
+__device__ __forceinline__ bool is_young(unsigned known, unsigned n) { return known * known < n; }
 
 // Labels of the block's pixels: `length` of them from `done` on, and none up to the end of a step. `first`: of the image
 // and block, an index of the (B, P) labels. All threads have passed a barrier when it returns.

@@ -5,11 +5,9 @@
 
 namespace cas_ext {
 
-// Half types in two parts of 8 bits: their differences have hardly more. They also keep two chunks in registers.
-template <class scalar_t>
-constexpr int kParts = sizeof(scalar_t) == 2 ? 2 : 3;
+// Chunks whose values are in registers or on their way: half types take half the room, but one by one as much.
 template <class scalar_t, int V>
-constexpr int kChunksAhead = sizeof(scalar_t) == 2 && V > 1 ? 2 : 1;  // one element fills a register
+constexpr int kChunksAhead = sizeof(scalar_t) == 2 && V > 1 ? 2 : 1;
 
 // A lane's pixels of a chunk: 8, in runs of 16 bytes of a channel.
 template <class scalar_t>
@@ -45,10 +43,10 @@ struct ChunkValues {
   // Of pixel j and channel 2g + h.
   __device__ __forceinline__ float at(unsigned j, unsigned h) const {
     const unsigned i = kInterleaved ? 2 * j + h : 8 * h + j;
-    if constexpr (std::is_same_v<scalar_t, __nv_bfloat16> && V > 1) {
+    if constexpr (sizeof(scalar_t) == 2 && V > 1) {
       uint32_t pair[V / 2];
       memcpy(pair, &word[i / V], sizeof(pair));
-      return i % 2 ? high_value(pair[i % V / 2]) : low_value(pair[i % V / 2]);
+      return i % 2 ? Pairs16<scalar_t>::high(pair[i % V / 2]) : Pairs16<scalar_t>::low(pair[i % V / 2]);
     } else {
       scalar_t value[V];
       memcpy(value, &word[i / V], sizeof(value));
