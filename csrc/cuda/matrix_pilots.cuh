@@ -97,6 +97,7 @@ __device__ __forceinline__ void keep_apart(const AccumulateParams& p, MatrixShar
   const MatrixPlace own(p, thread_again(), channel);
   constexpr float kMost = Parts<scalar_t>::kMost;
   const auto fits = [](float value) { return kMost < INFINITY ? fabsf(value) <= kMost : isfinite(value); };
+  __syncwarp();  // pilots have been read
 #pragma unroll 1
   for (unsigned t = 0; t < 4; ++t) {  // one after the other: they may share a region
 #pragma unroll

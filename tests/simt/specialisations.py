@@ -19,6 +19,7 @@ BLOCK_BYTES = (
     128  # of the channels that accumulate_table.cuh stages at a time: kBlockChannels in the type of arithmetic
 )
 BLOCK_PIXELS = 256  # kTilePixels of tile_groups.cuh
+MATRIX_REGIONS, PILOT_CELLS = 112, 7424  # at most, of matrix_tile.cuh
 SMALL_PIXELS = (256 * 16, 256 * 256)  # least and most of a block of accumulate_small.cuh
 HELD_CHANNELS = 64  # kHeldChannels of apply_softmax.cuh
 MOST_ARRIVALS = 4095  # kMostArrivals of arrival.cuh
@@ -74,7 +75,9 @@ class Case:
 def every_case() -> list[Case]:
     """Every regime x dtype x layout x alignment; the label types take turns, and each meets every regime once."""
     regimes = [("small", M, N) for M, N in itertools.product((2, 4), (2, 3))]
-    regimes += [("table", 9, 5), ("table-shared", 40, 2), ("table-global", 9, 200)]
+    # An even number of channels lets accumulate_matrix load two of a pixel (interleaved); doubles go to the table.
+    regimes += [("matrix", 9, 5), ("matrix", 10, 40), ("matrix", 9, 40), ("matrix-shared", 40, 2)]
+    regimes += [("table", 9, 200), ("table", 40, 130)]
     found = []
     turn = itertools.cycle(LABELS[1:])
     for (regime, M, N), dtype, interleaved, width in itertools.product(regimes, DTYPES, (False, True), (16, 15)):
@@ -88,7 +91,8 @@ def every_case() -> list[Case]:
     found += [Case("small-odd", dtype, torch.uint8, True, M, N, 15) for dtype in DTYPES for M in (1, 3) for N in (2, 3)]
     found += [Case("small-odd", dtype, torch.uint8, True, M, 3, 15, softmax=True) for dtype in DTYPES for M in (1, 3)]
     found += [Case("small", torch.float32, labels, False, 2, 2, 16) for labels in LABELS]
-    found += [Case("table", torch.float32, labels, False, 9, 5, 16) for labels in LABELS[1:]]
+    found += [Case("matrix", torch.float32, labels, False, 9, 5, 16) for labels in LABELS[1:]]
+    found += [Case("table", torch.float32, labels, False, 9, 200, 16) for labels in LABELS[1:]]
     return found
 
 

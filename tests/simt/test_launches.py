@@ -19,6 +19,7 @@ MANY = "more images than an arrival word counts"
 INPUTS = {  # name -> how to make (input, target), num_regions
     "one block": (SOME.tensors, 2),
     "several blocks": (lambda: SOME.tensors(SEVERAL_BLOCKS), 2),
+    "matrix": (Case("any", torch.float32, torch.uint8, True, 9, 5, 16).tensors, 5),
     "table": (Case("any", torch.float64, torch.uint8, True, 9, 5, 16).tensors, 5),
     "table of many regions": (Case("any", torch.bfloat16, torch.int16, False, 5, 800, 16).tensors, 800),
     "no image": (lambda: images(0, torch.float32), 3),
@@ -55,6 +56,7 @@ def forward(name: str, reduction: int) -> dict[str, torch.Tensor]:
     [
         ("one block", ["accumulate_small_kernel"]),
         ("several blocks", ["accumulate_small_kernel"]),
+        ("matrix", ["accumulate_matrix_kernel", "merge_kernel"]),
         ("table", ["accumulate_table_kernel", "merge_kernel"]),
         ("table of many regions", ["accumulate_table_kernel", "merge_kernel"]),
         ("no image", ["reduce_kernel"]),
@@ -90,7 +92,7 @@ def test_loss_in_the_last_block_is_that_of_the_phases_one_by_one(name):
                 assert value.shape == () and value.item() == pytest.approx(whole.item(), rel=1e-6), (key, reduction)
 
 
-@pytest.mark.parametrize("name", ["one block", "several blocks", "table"])
+@pytest.mark.parametrize("name", ["one block", "several blocks", "matrix", "table"])
 def test_whichever_block_is_last_the_loss_is_the_same(name):
     expected = forward(name, MEAN)
     for seed in range(1, 21):

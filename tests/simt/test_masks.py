@@ -1,4 +1,4 @@
-"""accumulate_table on masks of every kind.
+"""accumulate_matrix and accumulate_table on masks of every kind.
 
 It is right, single-pass, the same under every schedule, and moves little to and from tables.
 """
@@ -57,6 +57,14 @@ LAYOUTS = pytest.mark.parametrize("interleaved", [False, True], ids=["planar", "
 pytestmark = pytest.mark.usefixtures("fresh_counters")
 
 
+@pytest.fixture(autouse=True, params=["matrix", "table"])
+def kernel(request):
+    """Without tensor cores, and where there are more than 112 regions or doubles, it is accumulate_table."""
+    emulated.kernels().tensor_cores(request.param == "matrix")
+    yield request.param
+    emulated.kernels().tensor_cores(True)
+
+
 def tensors(mask, channels, interleaved, dtype=torch.float32):
     size = (2, channels, len(mask), 1)
     input = torch.rand(size, generator=torch.Generator().manual_seed(channels), dtype=torch.float64).to(dtype)
@@ -101,19 +109,20 @@ def test_pixels_that_are_loaded_together_may_lie_in_several_regions(mask, interl
     assert error(scatter, expected.scatter) < 1e-6
 
 
-def test_blocks_of_an_image_add_up():
+def test_blocks_of_an_image_add_up(kernel):
     """Images of several blocks, of labels in runs and of scattered ones."""
     runs = torch.arange(3 * 1024 + 8) // 100 % 6
     input, target, regions = tensors(torch.where(runs == IGNORED, 3, runs), 3, False)
     target[1] = torch.randint(0, 6, target[1].shape, generator=torch.Generator().manual_seed(3))
     count, mean, scatter = emulated.accumulate(input, target, regions, IGNORED, False)
     plan = emulated.kernels().select_accumulate([2, regions, 3, len(runs)], 2, 4096, [0, len(runs), 1], False, 4096)
-    assert plan["kernel"] == "accumulate_table" and plan["splits"] > 1
+    assert plan["kernel"] == f"accumulate_{kernel}" and plan["splits"] > 1
     expected = reference.region_moments(input.double(), target, regions, ignore_index=IGNORED)
     assert torch.equal(count, expected.count.long())
     assert error(mean, expected.mean) < 3e-7 and error(scatter, expected.scatter) < 1e-6
 
 
+@pytest.mark.parametrize("kernel", ["table"], indirect=True)
 @EVERY_MASK
 def test_a_table_is_touched_once_per_tile_and_region(mask):
     """The loads of a table's means: once for each tile that meets the region again, and once more by the merge's loops."""

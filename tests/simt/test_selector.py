@@ -9,13 +9,31 @@ import torch
 
 from simt import emulated
 
-from .specialisations import BLOCK_PIXELS, DTYPES, SMALL_PIXELS
+from .specialisations import BLOCK_PIXELS, DTYPES, MATRIX_REGIONS, PILOT_CELLS, SMALL_PIXELS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
 IMAGES = 2
 SIZES = {dtype: dtype.itemsize for dtype in DTYPES}
 WORDS = {"otherwise": "True"}
 WAVE = 396  # kWaveBlocks: 3 blocks for each of 132 multiprocessors
+WAVE_WARPS = 16 * 132  # kWaveWarps, of accumulate_matrix
+
+
+@pytest.fixture(params=[True, False], ids=["tensor cores", "without"])
+def tensor_cores(request):
+    emulated.kernels().tensor_cores(request.param)
+    yield request.param
+    emulated.kernels().tensor_cores(True)
+
+
+def pilots(N: int, M: int) -> int:
+    """Floats that accumulate_matrix keeps of pilots."""
+    return (N + 1) * (-(-M // 16) * 16 + 8)
+
+
+def wave(kernel: str, M: int) -> int:
+    """Blocks that the multiprocessors hold at a time."""
+    return WAVE_WARPS // min(-(-M // 16), 4) if kernel == "accumulate_matrix" else WAVE
 
 
 def marked_table(marker: str) -> list[list[str]]:
@@ -59,12 +77,13 @@ class Memory:
         self.touching = padding == 0
 
     def allows(self, neighbours: str, V: int) -> bool:
-        """Whether every load of V such neighbours has an address that is a multiple of 16: tries them all."""
+        """Whether every load of V such neighbours has an address that is a multiple of its size: tries them all."""
         if neighbours == "none":
             return False
         image, channel, pixel = self.strides
         b = np.arange(IMAGES)[:, None, None] * image
-        if neighbours == "channels" and self.interleaved:
+        if neighbours in ("channels", "two channels") and self.interleaved:
+            V = 2 if neighbours == "two channels" else V
             starts = b + np.arange(self.P)[:, None] * pixel + np.arange(0, self.M, V)
             whole = self.M % V == 0
         elif neighbours == "elements":
@@ -74,7 +93,9 @@ class Memory:
         else:
             starts = b + np.arange(self.M)[:, None] * channel + np.arange(0, self.P, V)
             whole = self.P % V == 0
-        return bool(whole and ((self.address + starts * self.size) % 16 == 0).all())
+        width = 2 * self.size if neighbours == "two channels" and self.interleaved else 16
+        aligned = self.address % 16 == 0 and ((self.address + starts * self.size) % width == 0).all()
+        return bool(whole and aligned)
 
 
 def kinds(dtype):
@@ -86,10 +107,10 @@ def kinds(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_accumulate_runs_the_kernel_that_the_page_names(dtype):
+def test_accumulate_runs_the_kernel_that_the_page_names(dtype, tensor_cores):
     wide = 16 // SIZES[dtype]
     seen = set()
-    for (memory, labels), N in itertools.product(kinds(dtype), (1, 2, 4, 5, 1000)):
+    for (memory, labels), N in itertools.product(kinds(dtype), (1, 2, 4, 5, MATRIX_REGIONS, 1000)):
         plan = emulated.kernels().select_accumulate(
             [IMAGES, N, memory.M, memory.P],
             emulated.SCALARS[dtype],
@@ -98,11 +119,33 @@ def test_accumulate_runs_the_kernel_that_the_page_names(dtype):
             memory.interleaved,
             labels,
         )
-        kernel, neighbours = chosen("accumulate", N=N, M=memory.M, softmax=False, interleaved=memory.interleaved)
-        fits = memory.allows(neighbours, wide) and (kernel == "accumulate_table" or labels % 16 == 0)
-        assert (plan["kernel"], plan["V"]) == (kernel, wide if fits else 1), vars(memory)
+        facts = {"softmax": False, "interleaved": memory.interleaved, "double": dtype == torch.float64}
+        facts |= {"tensor_cores": tensor_cores, "pilots": pilots(N, memory.M)}
+        kernel, neighbours = chosen("accumulate", N=N, M=memory.M, **facts)
+        fits = memory.allows(neighbours, wide) and (kernel != "accumulate_small" or labels % 16 == 0)
+        together = 2 if neighbours == "two channels" and memory.interleaved else wide
+        assert (plan["kernel"], plan["V"]) == (kernel, together if fits else 1), vars(memory)
         seen.add((kernel, memory.interleaved, fits))
-    assert len(seen) == 8  # both kernels, both layouts, with and without 16-byte loads
+    kernels = 3 if tensor_cores and dtype != torch.float64 else 2
+    assert len(seen) == kernels * 4  # both layouts, with and without wide loads
+
+
+@pytest.mark.parametrize(
+    ("regions", "channels", "kernel"),
+    [
+        (MATRIX_REGIONS, 48, "matrix"),
+        (MATRIX_REGIONS + 1, 48, "table"),
+        (PILOT_CELLS // 72 - 1, 64, "matrix"),
+        (PILOT_CELLS // 72, 64, "table"),
+        (6, 480, "matrix"),
+        (6, 481, "table"),
+    ],
+)
+def test_what_tensor_cores_have_no_room_for_goes_to_the_table(regions, channels, kernel):
+    memory = Memory(4, channels, 1 << 16, False, 0, 0)
+    sizes = [1, regions, channels, memory.P]
+    plan = emulated.kernels().select_accumulate(sizes, 2, memory.address, memory.strides, False, 4096)
+    assert plan["kernel"] == f"accumulate_{kernel}"
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -169,7 +212,8 @@ def test_blocks_share_an_image_and_their_tables_stay_small(dtype, regions, chann
     assert plan["workspace_bytes"] == tables + 8 * blocks + 8 * words
     input = images * pixels * channels * SIZES[dtype]
     if plan["kernel"] != "accumulate_small" and splits > 1:
-        assert (blocks <= WAVE and tables <= input / 4) or (blocks <= 3 * WAVE and tables <= input / 64)
+        most = wave(plan["kernel"], channels)
+        assert (blocks <= most and tables <= input / 4) or (blocks <= 3 * most and tables <= input / 64)
 
 
 GRID = {  # images, regions, channels, pixels of each case of benchmarks/speed

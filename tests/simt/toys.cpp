@@ -95,6 +95,14 @@ static py::array run_warp(int operation, unsigned mask, const DoubleArray& input
   return arrays.take("output");
 }
 
+static py::array run_product(const BitsArray& onehot, const BitsArray& parts, const FloatArray& before, bool half) {
+  simt::Arrays arrays;
+  ProductParams params{arrays.in("onehot", onehot), arrays.in("parts", parts), arrays.in("before", before),
+                       arrays.out<float>("sums", {16, 8})};
+  simt::Launch{}(half ? &product_kernel<__half> : &product_kernel<__nv_bfloat16>, dim3(1), dim3(32), 0, params);
+  return arrays.take("sums");
+}
+
 static py::tuple run_atomics(const IntArray& input, const IntArray& initial, int blocks) {
   simt::Arrays arrays;
   const py::array_t<float> zero(std::vector<py::ssize_t>{1}, std::vector<float>{0}.data());
@@ -136,5 +144,6 @@ PYBIND11_MODULE(toys, module) {
              py::arg("blocks") = 1, py::arg("threads") = 32, py::arg("shared_bytes") = 0, py::arg("launches") = 1);
   module.def("warp", &run_warp);
   module.def("atomics", &run_atomics);
+  module.def("product", &run_product);
   bind_conversions(module);
 }

@@ -1,0 +1,139 @@
+"""accumulate_matrix: what is its own, beside what every mask and every case asks of it (test_masks.py, test_kernels.py)."""
+
+import pytest
+import torch
+
+from cas_ext import reference
+from simt import emulated
+
+from .specialisations import IGNORED, MATRIX_REGIONS
+
+INTERVALS = (128, 128, 256, 512, 1024)  # pixels, at the beginning of a block; then 1024 each
+HALVES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+
+pytestmark = pytest.mark.usefixtures("fresh_counters")
+
+
+def accumulate(input, target, regions):
+    """Moments by the emulated kernel, which is this one, and by the reference."""
+    before = emulated.kernels().kernels_run()
+    found = emulated.accumulate(input, target, regions, IGNORED, False)
+    ran = {name for name, times in emulated.kernels().kernels_run().items() if times > before.get(name, 0)}
+    assert any("accumulate_matrix" in name for name in ran)
+    return found, reference.region_moments(input.double(), target, regions, ignore_index=IGNORED)
+
+
+def error(found, expected):
+    return float((found.double() - expected).abs().max() / expected.abs().max().clamp(min=1e-20))
+
+
+def one_block(pixels, channels, dtype=torch.float32, regions=6):
+    """An image of one block, as long as tables of so many images do not fit; labels 0, 2, 3, ... in runs of 50."""
+    random = torch.Generator().manual_seed(pixels)
+    input = torch.rand(1, channels, pixels, generator=random, dtype=torch.float64).to(dtype)
+    target = (torch.arange(pixels) // 50 % (regions - 1))[None]
+    return input, torch.where(target >= IGNORED, target + 1, target)
+
+
+@pytest.mark.parametrize("channels", [1, 15, 16, 17, 33, 64, 65, 100, 130])
+def test_any_number_of_channels(channels):
+    input, target = one_block(300, channels)
+    (count, mean, scatter), expected = accumulate(input, target, 6)
+    assert torch.equal(count, expected.count.long())
+    assert error(mean, expected.mean) < 3e-7 and error(scatter, expected.scatter) < 1e-6
+
+
+@pytest.mark.parametrize("regions", [5, 31, 32, 33, MATRIX_REGIONS])
+def test_any_number_of_regions(regions):
+    input, target = one_block(6000, 5, regions=regions)
+    (count, mean, scatter), expected = accumulate(input, target, regions)
+    assert torch.equal(count, expected.count.long())
+    assert error(mean, expected.mean) < 3e-7 and error(scatter, expected.scatter) < 1e-6
+
+
+@pytest.mark.parametrize("pixels", [1, 31, 33, 63, 65, 127, 129, 255, 257, 2047, 2049, 3100])
+def test_intervals_of_any_length(pixels):
+    for channels in (3, 40):
+        input, target = one_block(pixels, channels)
+        (count, mean, scatter), expected = accumulate(input, target, 6)
+        assert torch.equal(count, expected.count.long())
+        assert error(mean, expected.mean) < 3e-7 and error(scatter, expected.scatter) < 1e-6
+        assert emulated.kernels().counters()["input"]["max_loads"] == 1
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0, 1e3])
+def test_pilots_follow_values_that_drift(shift):
+    """A region whose values rise from its first to its last pixel, far more than they scatter, and one that jumps."""
+    pixels = 4096
+    input = 1e-3 * torch.randn(1, 5, pixels, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + shift
+    target = torch.zeros(1, pixels, dtype=torch.uint8)
+    target[0, 1000:3000:2] = 2
+    input[0, :, :] += torch.linspace(0, 1, pixels)
+    input[0, :, target[0] == 2] += torch.where(torch.arange(1000) < 40, 0.0, 7.0)
+    (_, mean, scatter), expected = accumulate(input.float(), target, 6)
+    assert error(mean, expected.mean) < 3e-7 and error(scatter, expected.scatter) < 1e-6
+
+
+@pytest.mark.parametrize("met", [100, 250, 900, 2500])
+def test_outlier_met_first_in_the_middle_of_an_interval(met):
+    """A region that begins with an outlier, in an interval that is as long as ever: about it, 10 bits would cancel."""
+    input = 0.999 + 1e-3 * torch.randn(1, 4, 4096, generator=torch.Generator().manual_seed(1))
+    target = torch.zeros(1, 4096, dtype=torch.int16)
+    target[0, met:] = 3
+    input[0, :, met] = 300.0
+    (_, mean, scatter), expected = accumulate(input, target, 6)
+    assert error(mean, expected.mean) < 3e-7 and error(scatter, expected.scatter) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("place", [3, 700])
+def test_nonfinite_value_spoils_the_mean_of_its_region_and_channel_alone(dtype, value, place):
+    input, target = one_block(1100, 20, dtype)
+    clean, _ = accumulate(input, target, 6)
+    input[0, 17, place] = value
+    (count, mean, scatter), _ = accumulate(input, target, 6)
+    region = int(target[0, place])
+    assert not mean[0, region, 17].isfinite() and not scatter[0, region].isfinite()
+    mean[0, region, 17], scatter[0, region] = clean[1][0, region, 17], clean[2][0, region]
+    assert torch.equal(count, clean[0])
+    assert error(mean, clean[1]) < 3e-7 and error(scatter, clean[2]) < 1e-6
+
+
+def test_differences_that_float16_cannot_hold_are_summed_all_the_same():
+    input, target = one_block(2000, 9, torch.float16)
+    input[0, 3] = torch.where(torch.arange(2000) % 3 == 0, 65504.0, -65504.0)
+    input[0, 4, 1500] = 65504.0
+    (_, mean, scatter), expected = accumulate(input, target, 6)
+    assert error(mean, expected.mean) < 3e-7 and error(scatter, expected.scatter) < 1e-6
+
+
+@HALVES
+@pytest.mark.parametrize("scale", [2e-3, 1.0, 100.0])
+def test_parts_of_half_types_hold_their_differences(dtype, scale):
+    """Means that noise alone makes differ: their differences keep their digits."""
+    input, target = one_block(8192, 8, torch.float64, regions=20)
+    input = (scale * (input - 0.3)).to(dtype)
+    (_, mean, _), expected = accumulate(input, target, 20)
+    present = [i for i in range(20) if i != IGNORED]
+    apart, wanted = (m[0, present] - m[0, present].mean(0) for m in (mean.double(), expected.mean))
+    assert float((apart.square().sum() - wanted.square().sum()).abs() / wanted.square().sum()) < 1e-6
+    assert error(apart, wanted) < 3e-6
+
+
+def test_a_table_is_touched_once_per_interval_and_region():
+    pixels, channels = 4096, 5
+    input, target = one_block(pixels, channels)
+    emulated.accumulate(input, target, 6, IGNORED, False)
+    found = emulated.kernels().counters()["workspace"]["kernels"]
+    stored = sum(t["stores"] for name, t in found.items() if name.startswith("accumulate_matrix"))
+    plan = emulated.kernels().select_accumulate([1, 6, channels, pixels], 2, 4096, [0, pixels, 1], False, 4096)
+    visits = 0
+    for share in target[0].split(plan["pixels_per_split"]):
+        first = 0
+        for length in (*INTERVALS, *[1024] * 4):
+            visits += len(set(share[first : first + length].tolist()) - {IGNORED})
+            first += length
+    regions = plan["splits"] * 5
+    met_and_moments = 4 * regions * channels + plan["splits"] * (2 * 6 + 1)  # young ones, and the moments in the end
+    assert visits * channels <= stored <= visits * channels + met_and_moments
