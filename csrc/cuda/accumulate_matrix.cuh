@@ -45,6 +45,8 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
   const unsigned warps = blockDim.x / kWarpSize, pass = warps * kChannels;
   MatrixPlace own(p, threadIdx.x, threadIdx.x / kWarpSize * kChannels);
 
+  float* const squares = shared.squares(regions, own.stride);
+
   clear_arrivals(p, b, split);
   for (unsigned i = threadIdx.x; i < regions; i += blockDim.x) {
     shared.scatter[i] = 0;
@@ -52,7 +54,7 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
     shared.added[0][i] = shared.added[1][i] = 0;
     for (unsigned w = 0; w < warps; ++w) shared.moved[w][i] = 0;
   }
-  for (unsigned i = threadIdx.x; i < own.stride; i += blockDim.x) shared.pilot[regions * own.stride + i] = 0;
+  for (unsigned i = threadIdx.x; i < own.stride; i += blockDim.x) shared.pilots()[regions * own.stride + i] = 0;
   if (threadIdx.x < kMatrixWarps) shared.first_invalid[threadIdx.x] = kNoPixel;
   __syncthreads();
 
@@ -61,34 +63,43 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
     return size - done < longest ? size - done : longest;
   };
   const auto padded = [](unsigned length) { return (length + kStepPixels - 1) / kStepPixels * kStepPixels; };
-  // Chunks in the order of their use: loads run ahead of sums.
-  const unsigned first_channel = own.warp * kChannels + 2 * own.g;
+  // Chunks in the order of their use: loads run ahead of sums. What changes from pass to pass is in shared memory.
   struct {
-    unsigned done, length, channel;  // pixels of intervals before, of this one; the lane's channel
-    unsigned left = 0;               // pixels of this pass, and those that pad it
-    const scalar_t* from = nullptr;
-  } next{0, length_at(0), first_channel};
-  const auto begin_pass = [&] {
-    next.from = input + (next.done + Pixels::place(own.t, 0)) * pixel_stride + next.channel * channel_stride;
-    next.left = padded(next.length);
+    const scalar_t* from;
+    unsigned left, beyond;  // pixels of this pass, of which the last ones are not the lane's, but others' or none
+    unsigned channels;      // from the lane's on
+  } next;
+  const auto begin_pass = [&](unsigned done, unsigned length, unsigned channel) {
+    const unsigned place = Pixels::place(own.t, 0), m = channel + own.warp * kChannels + 2 * own.g;
+    next.from = input + (done + place) * pixel_stride + m * channel_stride;
+    next.left = padded(length);
+    next.beyond = next.left - length + place;
+    next.channels = m < M ? M - m : 0;
+    __syncwarp();  // all lanes have read
+    if (own.lane == 0) {
+      shared.next_done[own.warp] = done;
+      shared.next_length[own.warp] = length;
+      shared.next_channel[own.warp] = channel;
+    }
+    __syncwarp();
   };
-  begin_pass();
+  begin_pass(0, length_at(0), 0);
   ChunkValues<scalar_t, V, kInterleaved> values[kChunksAhead<scalar_t, V>];
   const auto load_next = [&](auto& chunk) {
-    if (next.done >= size) return;
-    const unsigned beyond = padded(next.length) - next.length + Pixels::place(own.t, 0);
-    chunk.load(next.from, kInterleaved ? pixel_stride : channel_stride, next.left > beyond ? next.left - beyond : 0,
-               next.channel < M ? M - next.channel : 0);
+    if (next.left == 0) return;
+    chunk.load(next.from, kInterleaved ? pixel_stride : channel_stride,
+               next.left > next.beyond ? next.left - next.beyond : 0, next.channels);
     next.from += kChunkPixels * pixel_stride;
     next.left -= kChunkPixels;
     if (next.left != 0) return;
-    next.channel += pass;
-    if (next.channel - first_channel >= M) {
-      next.channel = first_channel;
-      next.done += next.length;
-      next.length = length_at(next.done);
+    unsigned done = shared.next_done[own.warp], length = shared.next_length[own.warp];
+    unsigned channel = shared.next_channel[own.warp] + pass;
+    if (channel >= M) {
+      channel = 0;
+      done += length;
+      length = length_at(done);
     }
-    if (next.done < size) begin_pass();
+    begin_pass(done, length, channel);
   };
 #pragma unroll
   for (auto& chunk : values) load_next(chunk);
@@ -97,10 +108,11 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
   for (unsigned done = 0; done < size;) {
     const unsigned length = length_at(done);
     read_labels(shared, p.target, b * P + begin, regions, done, length, own.stride);
-    for (unsigned m0 = 0; m0 < M; m0 += pass) {
-      own.channel = m0 + own.warp * kChannels;
+    for (own.channel = own.warp * kChannels; own.channel < M + own.warp * kChannels; own.channel += pass) {
       own.channels = own.channel < M ? M - own.channel : 0;
-      const unsigned rows = 8 * (M - m0 < pass ? (M - m0 + kChannels - 1) / kChannels : warps);  // of shared.square
+      if (own.lane == 0) shared.run_region[own.warp] = regions;
+#pragma unroll
+      for (auto& of_threads : shared.run) of_threads[threadIdx.x] = 0;
       for (unsigned i = own.lane; i < regions; i += kWarpSize) {
         shared.seen[own.warp][i] = static_cast<uint16_t>(shared.total[i] < 0xffff ? shared.total[i] : 0xffff);
       }
@@ -127,6 +139,27 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
           }
           load_next(chunk);
           if (own.channels == 0) continue;
+          const unsigned products = shared.products[x / kChunkPixels];
+          if (products == kUniform) {
+            const unsigned region = shared.region[x];
+            if (region != shared.run_region[own.warp]) end_run(p, shared, own.channel, region);
+            const float2 pilot = *pilots_of(shared, own, region);
+            float sum[2][4], square[4];  // of pairs of pixels
+#pragma unroll
+            for (unsigned k = 0; k < 4; ++k) {
+              const float a[2] = {s[2 * k][0] - pilot.x, s[2 * k + 1][0] - pilot.x};
+              const float b[2] = {s[2 * k][1] - pilot.y, s[2 * k + 1][1] - pilot.y};
+              sum[0][k] = a[0] + a[1];
+              sum[1][k] = b[0] + b[1];
+              square[k] = (a[0] * a[0] + a[1] * a[1]) + (b[0] * b[0] + b[1] * b[1]);
+            }
+#pragma unroll
+            for (unsigned h = 0; h < 2; ++h) {
+              shared.run[h][threadIdx.x] += (sum[h][0] + sum[h][1]) + (sum[h][2] + sum[h][3]);
+            }
+            shared.run[2][threadIdx.x] += (square[0] + square[1]) + (square[2] + square[3]);
+            continue;
+          }
           uint32_t code[4];  // of pairs of pixels
 #pragma unroll
           for (unsigned j = 0; j < 8; j += Pixels::kRun) {
@@ -135,7 +168,7 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
             memcpy(&code[j / 2], &word, sizeof(word));
           }
           unsigned met = 0;  // pixels that are in the table by now
-          if (const unsigned young = shared.young[x / kChunkPixels]; young != 0) {
+          if (const unsigned young = shared.any_young ? shared.young[x / kChunkPixels] : 0; young != 0) {
             met = meet_regions<scalar_t, Pixels>(p, shared, own.channel, x, young, s);
           }
           LaneValues d;
@@ -161,7 +194,7 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
           }
 #pragma unroll
           for (unsigned j = 0; j < 8; j += 4) {
-            float* const to = &shared.square[own.warp * 8 + own.g][c * kChunkPixels + Pixels::place(own.t, j)];
+            float* const to = squares + (own.warp * 8 + own.g) * kSquareStride + c * kChunkPixels + Pixels::place(own.t, j);
             *reinterpret_cast<float4*>(to) = make_float4(square[j], square[j + 1], square[j + 2], square[j + 3]);
           }
           PartPairs part[2][2][K];  // of 16 pixels, of channel h
@@ -170,12 +203,13 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
 #pragma unroll
             for (unsigned h = 0; h < 2; ++h) split_pair<part_t>(d[j][h], d[j + 1][h], part[j / 4][h], j / 2 % 2);
           }
-          const unsigned products = shared.products[x / kChunkPixels];
+          // Region g's code twice, of each product. Read again: else codes of all products would wait in registers.
+          const uint32_t eight = 8 * (own.stride / 2) * 0x10001u;
+          uint32_t row = code_of(thread_again() % kWarpSize / 4, own.stride) * 0x10001u;
 #pragma unroll
-          for (int i = 0; i < kProducts; ++i) {
+          for (int i = 0; i < kProducts; ++i, row += 2 * eight) {
             if (!(products >> i & 1)) continue;
-            const uint32_t row = code_of(i * kProductRegions + own.g, own.stride) * 0x10001u;
-            const uint32_t other = row + 8 * (own.stride / 2) * 0x10001u;
+            const uint32_t other = row + eight;
             OneHot onehot[2];  // of 16 pixels
 #pragma unroll
             for (unsigned k = 0; k < 4; ++k) {
@@ -196,10 +230,15 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
           }
         }
         __syncthreads();
-        add_squares(shared, step, rows, regions);
+        const unsigned left = M + own.warp * kChannels - own.channel;  // channels from this pass on
+        const unsigned rows = left < pass ? 8 * ((left + kChannels - 1) / kChannels) : 8 * warps;
+        add_squares(shared, squares, step, rows, regions);
         __syncthreads();
       }
-      if (own.channels > 0) add_to_table<scalar_t>(p, shared, own.channel, sums);
+      if (own.channels > 0) {
+        end_run(p, shared, own.channel, regions);
+        add_to_table<scalar_t>(p, shared, own.channel, sums);
+      }
       __syncwarp();  // sums and pilots of the next pass: of other channels
     }
     close_interval(shared, regions);

@@ -99,11 +99,12 @@ template <class scalar_t, bool kTogether, bool kInterleaved, class Launch>
 void launch_matrix(const AccumulateParams& p, dim3 grid, Launch& launch) {
   constexpr int V = !kTogether ? 1 : kInterleaved ? 2 : 16 / sizeof(scalar_t);
   const dim3 block(static_cast<unsigned>(matrix_warps(p.shape) * kWarpSize));
+  const size_t shared = matrix_shared_bytes(p.shape);
   constexpr int kFew = 2, kMost = kMatrixRegions / kProductRegions;
   if (p.shape.regions <= kFew * kProductRegions) {
-    launch(accumulate_matrix_kernel<scalar_t, V, kInterleaved, kFew>, grid, block, sizeof(MatrixShared), p);
+    launch(accumulate_matrix_kernel<scalar_t, V, kInterleaved, kFew>, grid, block, shared, p);
   } else {
-    launch(accumulate_matrix_kernel<scalar_t, V, kInterleaved, kMost>, grid, block, sizeof(MatrixShared), p);
+    launch(accumulate_matrix_kernel<scalar_t, V, kInterleaved, kMost>, grid, block, shared, p);
   }
 }
 

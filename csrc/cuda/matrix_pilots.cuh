@@ -122,6 +122,38 @@ __device__ __forceinline__ void keep_apart(const AccumulateParams& p, MatrixShar
   }
 }
 
+// Adds a warp's run of uniform chunks to the table, if there is one, and begins another.
+__device__ __forceinline__ void end_run(const AccumulateParams& p, MatrixShared& shared, unsigned channel,
+                                        unsigned next_region) {
+  const unsigned thread = thread_again();
+  const MatrixPlace own(p, thread, channel);
+  const unsigned region = shared.run_region[own.warp];
+  if (region < p.shape.regions) {
+    float* const pilot = reinterpret_cast<float*>(pilots_of(shared, own, region));
+    const float square = warp_sum(shared.run[2][thread]);
+    __syncwarp();  // all lanes have read pilots, and which region it is
+#pragma unroll
+    for (unsigned h = 0; h < 2; ++h) {
+      float sum = shared.run[h][thread];
+#pragma unroll
+      for (unsigned step = 1; step < 4; step *= 2) sum += __shfl_xor_sync(kFullWarp, sum, step);
+      if (own.t != 0 || 2 * own.g + h >= own.channels) continue;
+      if (isfinite(sum)) {
+        row_of(p, own, region)[2 * own.g + h] += sum;
+      } else {
+        pilot[h] = static_cast<float>(not_a_number());
+      }
+    }
+    if (own.lane == 0) shared.moved[own.warp][region] += square;
+  } else {
+    __syncwarp();
+  }
+#pragma unroll
+  for (auto& of_threads : shared.run) of_threads[thread] = 0;
+  if (own.lane == 0) shared.run_region[own.warp] = next_region;
+  __syncwarp();
+}
+
 // Whether a region's pilot moves to its mean at the end of an interval.
 __device__ __forceinline__ bool pilot_moves(const MatrixShared& shared, unsigned region, unsigned after) {
   return after >= 2 * shared.settled[region];
@@ -151,7 +183,7 @@ __device__ __forceinline__ void add_to_table(const AccumulateParams& p, MatrixSh
         }
         if (pilot_moves(shared, region, after)) {
           const float inverse = 1.f / after, spread = sqrtf(static_cast<float>(shared.scatter[region]) * inverse / p.shape.channels);
-          float* const pilot = shared.pilot + region * own.stride + own.channel + 4 * own.t;
+          float* const pilot = shared.pilots() + region * own.stride + own.channel + 4 * own.t;
 #pragma unroll
           for (unsigned e = 0; e < 4; ++e) {
             if (4 * own.t + e >= own.channels) break;
@@ -215,7 +247,7 @@ __device__ __forceinline__ void write_table(const AccumulateParams& p, MatrixSha
     for (unsigned m = own.lane; m < M; m += kWarpSize) {
       const double sum = row[m];
       between = centered_square_sum(between, sum, inverse_n);
-      row[m] = shared.pilot[region * own.stride + m] + sum * inverse_n;
+      row[m] = shared.pilots()[region * own.stride + m] + sum * inverse_n;
     }
     between = warp_sum(between);
     if (own.lane == 0) p.partial_scatter[cell] = at_least_zero(shared.scatter[region] + between);

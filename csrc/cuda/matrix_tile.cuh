@@ -12,6 +12,10 @@ constexpr unsigned kStepPixels = 64;        // between two barriers
 constexpr unsigned kIntervalPixels = 1024;  // between two additions to the table, at most: sums in float stay short
 constexpr unsigned kFirstInterval = 128;    // the first pilots are of few pixels, so they are soon replaced
 
+// Marks a chunk of pixels that are all of one region, which is not young: sums of it need no products.
+constexpr unsigned kUniform = 0x80;
+static_assert(kMatrixRegions <= 7 * kProductRegions);
+
 // A pixel's code says where the pilots of its region are, in units of two floats, and read as a float16 or bfloat16 it is
 // a normal number. Pixels of no region have the code, and pilots of 0, of the region after the last.
 constexpr unsigned kFirstCode = 0x400;
@@ -21,24 +25,44 @@ __device__ __forceinline__ unsigned code_of(unsigned region, unsigned stride) {
   return kFirstCode + region * (stride / 2);
 }
 
-struct MatrixShared {
-  float square[kMatrixWarps * 8][kStepPixels + 4];  // of pixels, over two channels: a row for each warp and g
+struct alignas(16) MatrixShared {
   double scatter[kMatrixRegions];                   // about the pilots, of all intervals so far
   long long first_invalid[kMatrixWarps];            // each warp's first pixel with a label out of range
   uint32_t total[kMatrixRegions];                   // pixels of the intervals before
   uint32_t settled[kMatrixRegions];                 // of them, those before the pilot was moved last
   float added[2][kMatrixRegions];                   // squares of the interval
   float moved[kMatrixWarps][kMatrixRegions];        // what moving pilots adds to the scatter
+  float run[3][kMatrixWarps * kWarpSize];           // of uniform chunks in a row: a lane's sums of each channel, squares
+  uint32_t run_region[kMatrixWarps];                // whose they are, or N: of none
+  // Where each warp's loads are: pixels of the intervals before, of this one, and the pass's first channel.
+  uint32_t next_done[kMatrixWarps], next_length[kMatrixWarps], next_channel[kMatrixWarps];
+  uint32_t any_young;                               // whether any region is
   uint32_t young[kIntervalPixels / kChunkPixels];   // pixels of each chunk whose regions' pilots may have to follow
   alignas(16) uint16_t code[kIntervalPixels];
-  uint16_t count[kMatrixWarps][kMatrixRegions];      // pixels of the interval, as each warp has seen them
+  union {
+    uint16_t count[kMatrixWarps][kMatrixRegions];    // pixels of the interval whose labels each warp has read
+    uint16_t seen[kMatrixWarps][kMatrixRegions];     // then: pixels that each warp's pilots of a region know
+  };
   uint16_t met[kMatrixRegions];                      // pixels of the interval
-  uint16_t seen[kMatrixWarps][kMatrixRegions];       // pixels that each warp's pilots of a region know
   uint8_t region[kIntervalPixels];                   // N: none
-  uint8_t products[kIntervalPixels / kChunkPixels];  // which 16 regions each chunk meets
-  alignas(8) float pilot[kPilotCells];               // (N + 1, pilot_stride)
+  uint8_t products[kIntervalPixels / kChunkPixels];  // which 16 regions each chunk meets, or kUniform
+
+  // After it in memory: pilots (N + 1, pilot_stride), then squares of a step's pixels, over two channels, a row for each
+  // warp and g.
+  __device__ __forceinline__ float* pilots() { return reinterpret_cast<float*>(this + 1); }
+  __device__ __forceinline__ float* squares(unsigned regions, unsigned stride) {
+    return pilots() + (regions + 1) * stride;
+  }
 };
-static_assert(sizeof(MatrixShared) <= kSharedTableBytes && kMatrixRegions <= 255);
+constexpr unsigned kSquareStride = kStepPixels + 4;
+static_assert(sizeof(MatrixShared) % 16 == 0 && kMatrixRegions <= 255);
+
+CAS_HD int64_t matrix_shared_bytes(const Shape& s) {
+  const int64_t cells = (s.regions + 1) * pilot_stride(s.channels) + matrix_warps(s) * 8 * kSquareStride;
+  return static_cast<int64_t>(sizeof(MatrixShared)) + cells * static_cast<int64_t>(sizeof(float));
+}
+static_assert(sizeof(MatrixShared) + (kPilotCells + kMatrixWarps * 8 * kSquareStride) * sizeof(float) <=
+              kSharedTableBytes);
 
 // Whether a pilot of `known` pixels has to follow the values of `n` more. If one of the known is an outlier, it is D / known
 // that the pilot is from the others, D for the outlier: about it, n squares sum to n D^2 / known^2, no more than the D^2
@@ -63,40 +87,50 @@ __device__ __forceinline__ void read_labels(MatrixShared& shared, const LabelArr
     const unsigned region = label[0] >= 0 ? static_cast<unsigned>(label[0]) : regions;
     shared.region[x] = static_cast<uint8_t>(region);
     shared.code[x] = static_cast<uint16_t>(code_of(region, stride));
-    const unsigned products = warp_or(region < regions ? 1u << region / kProductRegions : 0u);
-    if (lane == 0) shared.products[x / kChunkPixels] = static_cast<uint8_t>(products);
     const unsigned peers = __match_any_sync(kFullWarp, region);
     const bool leads = region < regions && (peers & ((1u << lane) - 1)) == 0;
     if (leads) shared.count[warp][region] = static_cast<uint16_t>(shared.count[warp][region] + __popc(peers));
+    const unsigned product = region < regions ? 1u << region / kProductRegions : 0u;
+    const unsigned products = warp_or(peers == kFullWarp && product != 0 ? kUniform : product);
+    if (lane == 0) shared.products[x / kChunkPixels] = static_cast<uint8_t>(products);
     __syncwarp();
   }
   __syncthreads();
+  bool young = false;
   for (unsigned i = thread; i < regions; i += blockDim.x) {
     unsigned n = 0;
 #pragma unroll 1
     for (unsigned w = 0; w < blockDim.x / kWarpSize; ++w) n += shared.count[w][i];
     shared.met[i] = static_cast<uint16_t>(n);
+    young = young || is_young(shared.total[i], n);
   }
-  __syncthreads();
-  for (unsigned x = thread; x < end; x += blockDim.x) {
+  const bool any = __syncthreads_or(young);
+  if (thread == 0) shared.any_young = any;
+  for (unsigned x = thread; any && x < end; x += blockDim.x) {
     const unsigned region = shared.region[x];
-    const bool young = region < regions && is_young(shared.total[region], shared.met[region]);
-    const unsigned votes = __ballot_sync(kFullWarp, young);
-    if (lane == 0) shared.young[x / kChunkPixels] = votes;
+    const bool follows = region < regions && is_young(shared.total[region], shared.met[region]);
+    const unsigned votes = __ballot_sync(kFullWarp, follows);
+    if (lane != 0) continue;
+    shared.young[x / kChunkPixels] = votes;
+    uint8_t& products = shared.products[x / kChunkPixels];
+    if (votes != 0 && products == kUniform) products = static_cast<uint8_t>(1u << region / kProductRegions);
   }
   __syncthreads();
 }
 
 // Adds the squares of a step's pixels to their regions. Warps 0 and 1 take a chunk each; a warp alone takes both.
-// `rows`: of shared.square, a multiple of 8. Lane: 4 pixels of every fourth row, then one pixel.
-__device__ __forceinline__ void add_squares(MatrixShared& shared, unsigned step, unsigned rows, unsigned regions) {
+// `rows`: of `squares`, a multiple of 8. Lane: 4 pixels of every fourth row, then one pixel.
+__device__ __forceinline__ void add_squares(MatrixShared& shared, const float* squares, unsigned step, unsigned rows,
+                                            unsigned regions) {
   const unsigned lane = threadIdx.x % kWarpSize, warp = threadIdx.x / kWarpSize, part = lane % 4;
   const unsigned below = (1u << lane) - 1;
   for (unsigned chunk = warp; chunk < kStepPixels / kChunkPixels; chunk += blockDim.x / kWarpSize) {
+    if (shared.products[step / kChunkPixels + chunk] == kUniform) continue;  // they did not come this way
     float sum[4] = {0, 0, 0, 0};
 #pragma unroll 2
     for (unsigned row = part; row < rows; row += 4) {
-      const float4 four = *reinterpret_cast<const float4*>(&shared.square[row][chunk * kChunkPixels + lane / 4 * 4]);
+      const float* const from = squares + row * kSquareStride + chunk * kChunkPixels + lane / 4 * 4;
+      const float4 four = *reinterpret_cast<const float4*>(from);
       sum[0] += four.x, sum[1] += four.y, sum[2] += four.z, sum[3] += four.w;
     }
     const bool upper = part & 2, odd = part & 1;

@@ -78,7 +78,7 @@ __device__ __forceinline__ double* row_of(const AccumulateParams& p, const Matri
 }
 
 __device__ __forceinline__ float2* pilots_of(MatrixShared& shared, const MatrixPlace& own, unsigned region) {
-  return reinterpret_cast<float2*>(shared.pilot + region * own.stride + own.channel) + own.g;
+  return reinterpret_cast<float2*>(shared.pilots() + region * own.stride + own.channel) + own.g;
 }
 
 }  // namespace cas_ext

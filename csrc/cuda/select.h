@@ -23,8 +23,9 @@ constexpr int64_t kSharedTableBytes = 49152;  // what a block may use without as
 
 // The matrix kernel: see matrix_tile.cuh.
 constexpr int64_t kMatrixRegions = 112;   // at most: their sums are in registers
+constexpr int64_t kMatrixLeast = 9;       // channels: fewer would leave most of a warp idle
 constexpr int64_t kMatrixChannels = 480;  // at most, so that codes of that many regions stay bfloat16 numbers
-constexpr int64_t kPilotCells = 7424;     // floats, so that a block stays below kSharedTableBytes
+constexpr int64_t kPilotCells = 7296;     // floats, so that a block stays below kSharedTableBytes
 constexpr int64_t kWarpChannels = 16;     // that a warp sums
 constexpr int64_t kMatrixWarps = 4;       // of a block, at most
 constexpr int64_t kWaveWarps = 16 * 132;  // that 132 multiprocessors hold of them
@@ -108,12 +109,15 @@ CAS_HD int64_t pilot_stride(int64_t channels) {
   return (channels + kWarpChannels - 1) / kWarpChannels * kWarpChannels + 8;
 }
 
-inline int64_t matrix_warps(const Shape& s) { return std::min(divide_up(s.channels, kWarpChannels), kMatrixWarps); }
+CAS_HD int64_t matrix_warps(const Shape& s) {
+  const int64_t warps = (s.channels + kWarpChannels - 1) / kWarpChannels;
+  return warps < kMatrixWarps ? warps : kMatrixWarps;
+}
 
 inline bool fits_matrix(const AccumulateParams& p) {
   const Shape& s = p.shape;
   return p.scalar != Scalar::kDouble && p.activation == Activation::kNone && s.regions <= kMatrixRegions &&
-         s.channels <= kMatrixChannels && (s.regions + 1) * pilot_stride(s.channels) <= kPilotCells;
+         kMatrixLeast <= s.channels && s.channels <= kMatrixChannels && (s.regions + 1) * pilot_stride(s.channels) <= kPilotCells;
 }
 
 // `tensor_cores`: whether the device has those of sm_80 and later.

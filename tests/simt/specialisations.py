@@ -19,7 +19,7 @@ BLOCK_BYTES = (
     128  # of the channels that accumulate_table.cuh stages at a time: kBlockChannels in the type of arithmetic
 )
 BLOCK_PIXELS = 256  # kTilePixels of tile_groups.cuh
-MATRIX_REGIONS, PILOT_CELLS = 112, 7424  # at most, of matrix_tile.cuh
+MATRIX_REGIONS, PILOT_CELLS = 112, 7296  # at most, of matrix_tile.cuh
 SMALL_PIXELS = (256 * 16, 256 * 256)  # least and most of a block of accumulate_small.cuh
 HELD_CHANNELS = 64  # kHeldChannels of apply_softmax.cuh
 MOST_ARRIVALS = 4095  # kMostArrivals of arrival.cuh

@@ -59,7 +59,7 @@ pytestmark = pytest.mark.usefixtures("fresh_counters")
 
 @pytest.fixture(autouse=True, params=["matrix", "table"])
 def kernel(request):
-    """Without tensor cores, and where there are more than 112 regions or doubles, it is accumulate_table."""
+    """Without tensor cores, or with more than 112 regions, less than 9 channels, or doubles, it is accumulate_table."""
     emulated.kernels().tensor_cores(request.param == "matrix")
     yield request.param
     emulated.kernels().tensor_cores(True)
@@ -98,7 +98,7 @@ def test_any_mask_gives_the_moments_in_one_pass(mask, interleaved, channels):
 @EVERY_MASK
 @LAYOUTS
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("channels", [4, 7])
+@pytest.mark.parametrize("channels", [4, 7, 10])
 def test_pixels_that_are_loaded_together_may_lie_in_several_regions(mask, interleaved, dtype, channels):
     """Sizes that allow 16-byte loads of pixels, and of channels_last ones where they have 4 channels."""
     input, target, regions = tensors(mask[:720], channels, interleaved, dtype)
@@ -112,10 +112,10 @@ def test_pixels_that_are_loaded_together_may_lie_in_several_regions(mask, interl
 def test_blocks_of_an_image_add_up(kernel):
     """Images of several blocks, of labels in runs and of scattered ones."""
     runs = torch.arange(3 * 1024 + 8) // 100 % 6
-    input, target, regions = tensors(torch.where(runs == IGNORED, 3, runs), 3, False)
+    input, target, regions = tensors(torch.where(runs == IGNORED, 3, runs), 9, False)
     target[1] = torch.randint(0, 6, target[1].shape, generator=torch.Generator().manual_seed(3))
     count, mean, scatter = emulated.accumulate(input, target, regions, IGNORED, False)
-    plan = emulated.kernels().select_accumulate([2, regions, 3, len(runs)], 2, 4096, [0, len(runs), 1], False, 4096)
+    plan = emulated.kernels().select_accumulate([2, regions, 9, len(runs)], 2, 4096, [0, len(runs), 1], False, 4096)
     assert plan["kernel"] == f"accumulate_{kernel}" and plan["splits"] > 1
     expected = reference.region_moments(input.double(), target, regions, ignore_index=IGNORED)
     assert torch.equal(count, expected.count.long())
@@ -185,11 +185,12 @@ def test_an_outlier_that_is_a_segment_of_its_own_costs_no_digits(interleaved, ch
 
 @LAYOUTS
 @pytest.mark.parametrize("labels", [1, 2], ids=["in place", "brought together"])
-def test_an_outlier_at_any_place_of_a_tile_costs_no_digits(labels, interleaved):
+@pytest.mark.parametrize("channels", [3, 9])
+def test_an_outlier_at_any_place_of_a_tile_costs_no_digits(labels, interleaved, channels):
     """256 images of one tile, each with its outlier elsewhere: some are at the places that sums start from."""
     mask = random(labels)[:BLOCK_PIXELS] * 2  # label 1 is IGNORED
     images = torch.arange(BLOCK_PIXELS)
-    input = torch.rand(len(images), 3, len(mask), 1, generator=torch.Generator().manual_seed(0))
+    input = torch.rand(len(images), channels, len(mask), 1, generator=torch.Generator().manual_seed(0))
     if interleaved:
         input = input.to(memory_format=torch.channels_last)
     input = 0.999 + 1e-3 * (input - 0.5)

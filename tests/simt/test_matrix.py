@@ -35,7 +35,7 @@ def one_block(pixels, channels, dtype=torch.float32, regions=6):
     return input, torch.where(target >= IGNORED, target + 1, target)
 
 
-@pytest.mark.parametrize("channels", [1, 15, 16, 17, 33, 64, 65, 100, 130])
+@pytest.mark.parametrize("channels", [9, 15, 16, 17, 33, 64, 65, 100, 130])
 def test_any_number_of_channels(channels):
     input, target = one_block(300, channels)
     (count, mean, scatter), expected = accumulate(input, target, 6)
@@ -45,7 +45,7 @@ def test_any_number_of_channels(channels):
 
 @pytest.mark.parametrize("regions", [5, 31, 32, 33, MATRIX_REGIONS])
 def test_any_number_of_regions(regions):
-    input, target = one_block(6000, 5, regions=regions)
+    input, target = one_block(6000, 10, regions=regions)
     (count, mean, scatter), expected = accumulate(input, target, regions)
     assert torch.equal(count, expected.count.long())
     assert error(mean, expected.mean) < 3e-7 and error(scatter, expected.scatter) < 1e-6
@@ -53,7 +53,7 @@ def test_any_number_of_regions(regions):
 
 @pytest.mark.parametrize("pixels", [1, 31, 33, 63, 65, 127, 129, 255, 257, 2047, 2049, 3100])
 def test_intervals_of_any_length(pixels):
-    for channels in (3, 40):
+    for channels in (9, 40):
         input, target = one_block(pixels, channels)
         (count, mean, scatter), expected = accumulate(input, target, 6)
         assert torch.equal(count, expected.count.long())
@@ -65,7 +65,7 @@ def test_intervals_of_any_length(pixels):
 def test_pilots_follow_values_that_drift(shift):
     """A region whose values rise from its first to its last pixel, far more than they scatter, and one that jumps."""
     pixels = 4096
-    input = 1e-3 * torch.randn(1, 5, pixels, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + shift
+    input = 1e-3 * torch.randn(1, 9, pixels, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + shift
     target = torch.zeros(1, pixels, dtype=torch.uint8)
     target[0, 1000:3000:2] = 2
     input[0, :, :] += torch.linspace(0, 1, pixels)
@@ -77,7 +77,7 @@ def test_pilots_follow_values_that_drift(shift):
 @pytest.mark.parametrize("met", [100, 250, 900, 2500])
 def test_outlier_met_first_in_the_middle_of_an_interval(met):
     """A region that begins with an outlier, in an interval that is as long as ever: about it, 10 bits would cancel."""
-    input = 0.999 + 1e-3 * torch.randn(1, 4, 4096, generator=torch.Generator().manual_seed(1))
+    input = 0.999 + 1e-3 * torch.randn(1, 10, 4096, generator=torch.Generator().manual_seed(1))
     target = torch.zeros(1, 4096, dtype=torch.int16)
     target[0, met:] = 3
     input[0, :, met] = 300.0
@@ -112,7 +112,7 @@ def test_differences_that_float16_cannot_hold_are_summed_all_the_same():
 @pytest.mark.parametrize("scale", [2e-3, 1.0, 100.0])
 def test_parts_of_half_types_hold_their_differences(dtype, scale):
     """Means that noise alone makes differ: their differences keep their digits."""
-    input, target = one_block(8192, 8, torch.float64, regions=20)
+    input, target = one_block(8192, 9, torch.float64, regions=20)
     input = (scale * (input - 0.3)).to(dtype)
     (_, mean, _), expected = accumulate(input, target, 20)
     present = [i for i in range(20) if i != IGNORED]
@@ -121,9 +121,20 @@ def test_parts_of_half_types_hold_their_differences(dtype, scale):
     assert error(apart, wanted) < 3e-6
 
 
+@pytest.mark.parametrize("run", [31, 64, 97, 2000])
+def test_chunks_of_one_region_join_the_others(run):
+    """Runs of every alignment, so that 32 pixels are of one region or not, by turns; one of them ignored."""
+    input, target = one_block(5000, 10)
+    target = (torch.arange(5000) // run % 4)[None]
+    (count, mean, scatter), expected = accumulate(0.999 + 1e-3 * input, target, 6)
+    assert torch.equal(count, expected.count.long())
+    assert error(mean, expected.mean) < 3e-7 and error(scatter, expected.scatter) < 1e-6
+
+
 def test_a_table_is_touched_once_per_interval_and_region():
-    pixels, channels = 4096, 5
+    pixels, channels = 4096, 9
     input, target = one_block(pixels, channels)
+    target = torch.where(torch.arange(pixels) % 2 == 0, target, 5)  # no 32 pixels are of one region
     emulated.accumulate(input, target, 6, IGNORED, False)
     found = emulated.kernels().counters()["workspace"]["kernels"]
     stored = sum(t["stores"] for name, t in found.items() if name.startswith("accumulate_matrix"))

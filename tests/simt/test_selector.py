@@ -101,7 +101,7 @@ class Memory:
 def kinds(dtype):
     """Every kind of array, with addresses of labels."""
     for M, P, interleaved, offset, padding, labels in itertools.product(
-        (1, 2, 3, 4, 5, 8, 24), (64, 63), (False, True), (0, 1), (0, 1, 16), (4096, 4097)
+        (1, 2, 3, 4, 5, 8, 9, 24), (64, 63), (False, True), (0, 1), (0, 1, 16), (4096, 4097)
     ):
         yield Memory(SIZES[dtype], M, P, interleaved, offset, padding), labels
 
