@@ -5,7 +5,8 @@
 //         interval's labels.
 // Warp:   all pixels of kWarpChannels channels, in chunks of kChunkPixels; sums of every region in registers, by tensor
 //         cores (matrix.cuh), which multiply blocks of 16 regions that a chunk does not meet by nothing: it skips them.
-// Lane:   (g, t): channels 2g and 2g + 1 of 8 pixels of a chunk, V neighbours at once. The next chunks' values are under
+// Lane:   (g, t): channels 2g and 2g + 1 of 8 pixels of a chunk, V neighbours at once. The next chunks' values are
+// under
 //         way meanwhile.
 // Bytes:  reads P (M e + l) per image once; per interval and region in it, reads and writes a row of the table (in L2).
 // Why:    values go from global memory to products without passing through shared memory. Sums are about pilots that
@@ -44,8 +45,6 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
   constexpr unsigned kChannels = kWarpChannels;
   const unsigned warps = blockDim.x / kWarpSize, pass = warps * kChannels;
   MatrixPlace own(p, threadIdx.x, threadIdx.x / kWarpSize * kChannels);
-
-  float* const squares = shared.squares(regions, own.stride);
 
   clear_arrivals(p, b, split);
   for (unsigned i = threadIdx.x; i < regions; i += blockDim.x) {
@@ -139,6 +138,7 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
           }
           load_next(chunk);
           if (own.channels == 0) continue;
+          const unsigned thread = thread_again();
           const unsigned products = shared.products[x / kChunkPixels];
           if (products == kUniform) {
             const unsigned region = shared.region[x];
@@ -155,9 +155,9 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
             }
 #pragma unroll
             for (unsigned h = 0; h < 2; ++h) {
-              shared.run[h][threadIdx.x] += (sum[h][0] + sum[h][1]) + (sum[h][2] + sum[h][3]);
+              shared.run[h][thread] += (sum[h][0] + sum[h][1]) + (sum[h][2] + sum[h][3]);
             }
-            shared.run[2][threadIdx.x] += (square[0] + square[1]) + (square[2] + square[3]);
+            shared.run[2][thread] += (square[0] + square[1]) + (square[2] + square[3]);
             continue;
           }
           uint32_t code[4];  // of pairs of pixels
@@ -180,8 +180,8 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
             d[j][1] = s[j][1] - pilot.y;
             square[j] = d[j][0] * d[j][0] + d[j][1] * d[j][1];
           }
-          const float all = ((square[0] + square[1]) + (square[2] + square[3])) +
-                            ((square[4] + square[5]) + (square[6] + square[7]));
+          const float all =
+              ((square[0] + square[1]) + (square[2] + square[3])) + ((square[4] + square[5]) + (square[6] + square[7]));
           const bool apart = __any_sync(kFullWarp, !(all < kMostSquare));
           if (apart || met != 0) {
 #pragma unroll
@@ -194,7 +194,8 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
           }
 #pragma unroll
           for (unsigned j = 0; j < 8; j += 4) {
-            float* const to = squares + (own.warp * 8 + own.g) * kSquareStride + c * kChunkPixels + Pixels::place(own.t, j);
+            float* const to = shared.squares(regions, own.stride) + thread / 4 * kSquareStride + c * kChunkPixels +
+                              Pixels::place(thread % 4, j);
             *reinterpret_cast<float4*>(to) = make_float4(square[j], square[j + 1], square[j + 2], square[j + 3]);
           }
           PartPairs part[2][2][K];  // of 16 pixels, of channel h
@@ -203,9 +204,9 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
 #pragma unroll
             for (unsigned h = 0; h < 2; ++h) split_pair<part_t>(d[j][h], d[j + 1][h], part[j / 4][h], j / 2 % 2);
           }
-          // Region g's code twice, of each product. Read again: else codes of all products would wait in registers.
+          // Region g's code twice, of each product: from `thread`, else those of all products would wait in registers.
           const uint32_t eight = 8 * (own.stride / 2) * 0x10001u;
-          uint32_t row = code_of(thread_again() % kWarpSize / 4, own.stride) * 0x10001u;
+          uint32_t row = code_of(thread % kWarpSize / 4, own.stride) * 0x10001u;
 #pragma unroll
           for (int i = 0; i < kProducts; ++i, row += 2 * eight) {
             if (!(products >> i & 1)) continue;
@@ -232,7 +233,7 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
         __syncthreads();
         const unsigned left = M + own.warp * kChannels - own.channel;  // channels from this pass on
         const unsigned rows = left < pass ? 8 * ((left + kChannels - 1) / kChannels) : 8 * warps;
-        add_squares(shared, squares, step, rows, regions);
+        add_squares(shared, shared.squares(regions, own.stride), step, rows, regions);
         __syncthreads();
       }
       if (own.channels > 0) {
@@ -246,8 +247,8 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
   }
 
   write_table(p, shared);
-  const long long invalid = block_min<kMatrixWarps>(
-      own.lane == 0 ? shared.first_invalid[own.warp] : kNoPixel, shared.first_invalid);
+  const long long invalid =
+      block_min<kMatrixWarps>(own.lane == 0 ? shared.first_invalid[own.warp] : kNoPixel, shared.first_invalid);
   if (threadIdx.x == 0) p.partial_invalid[blockIdx.x] = invalid == kNoPixel ? kNoPixel : begin + invalid;
 }
 

@@ -17,13 +17,14 @@ __device__ __forceinline__ float coarse_pilot(float mean, float largest) {
   return isfinite(coarse) ? coarse : mean;
 }
 
-// Lets the pilots of young regions follow the values of a chunk, to the mean of the pixels so far, and adds these to the
-// table's sums. Returns which pixels those are: products must not add them again.
+// Gives regions that the block meets for the first time a pilot, a value of theirs, and lets the pilots of young ones
+// follow the values of a chunk, to the mean of the pixels so far. It adds the latter to the table's sums, and returns
+// which pixels those are: products must not add them again.
 template <class scalar_t, class Pixels>
 __device__ __forceinline__ unsigned meet_regions(const AccumulateParams& p, MatrixShared& shared, unsigned channel,
                                                  unsigned chunk_begin, unsigned young, const LaneValues& s) {
   const MatrixPlace own(p, thread_again(), channel);
-  const unsigned mine = shared.region[chunk_begin + own.lane];
+  const unsigned regions = static_cast<unsigned>(p.shape.regions);
   float largest[2] = {0, 0};  // of each channel's values, whatever their region
 #pragma unroll
   for (unsigned h = 0; h < 2; ++h) {
@@ -36,6 +37,25 @@ __device__ __forceinline__ unsigned meet_regions(const AccumulateParams& p, Matr
       }
     }
   }
+  const unsigned mine = shared.region[chunk_begin + own.lane];
+  const bool leads = (__match_any_sync(kFullWarp, mine) & ((1u << own.lane) - 1)) == 0;
+  const bool is_new = mine < regions && leads && shared.total[mine] == 0 && shared.seen[own.warp][mine] == 0;
+  const unsigned first = __ballot_sync(kFullWarp, is_new);
+#pragma unroll
+  for (unsigned j = 0; j < 8; ++j) {
+    const unsigned place = Pixels::place(own.t, j);
+    if (!(first >> place & 1)) continue;
+    const unsigned region = shared.region[chunk_begin + place];
+    float* const pilot = reinterpret_cast<float*>(pilots_of(shared, own, region));
+#pragma unroll
+    for (unsigned h = 0; h < 2; ++h) {
+      pilot[h] = coarse_pilot<scalar_t>(s[j][h], largest[h]);
+      if (2 * own.g + h < own.channels) row_of(p, own, region)[2 * own.g + h] = 0;
+    }
+  }
+  __syncwarp();
+  if (is_new && !is_young(0, shared.met[mine])) shared.seen[own.warp][mine] = 1;
+  __syncwarp();
   unsigned met = 0;
 #pragma unroll 1
   while (young != 0) {
@@ -46,32 +66,23 @@ __device__ __forceinline__ unsigned meet_regions(const AccumulateParams& p, Matr
     if (!is_young(before, shared.met[region])) continue;
     met |= members;
     float* const pilot = reinterpret_cast<float*>(pilots_of(shared, own, region));
-    float old[2], sum[2];  // sum: about the old pilot
+    float old[2], sum[2] = {0, 0};  // sum: about the old pilot
 #pragma unroll
     for (unsigned h = 0; h < 2; ++h) {
-      const auto sum_about = [&](float value) {
-        float found = 0;
+      old[h] = pilot[h];
 #pragma unroll
-        for (unsigned j = 0; j < 8; ++j) found += members >> Pixels::place(own.t, j) & 1 ? s[j][h] - value : 0.f;
+      for (unsigned j = 0; j < 8; ++j) sum[h] += members >> Pixels::place(own.t, j) & 1 ? s[j][h] - old[h] : 0.f;
 #pragma unroll
-        for (unsigned step = 1; step < 4; step *= 2) found += __shfl_xor_sync(kFullWarp, found, step);
-        return found;
-      };
-      old[h] = before > 0 ? pilot[h] : sum_about(0) / n;
-      sum[h] = sum_about(old[h]);
+      for (unsigned step = 1; step < 4; step *= 2) sum[h] += __shfl_xor_sync(kFullWarp, sum[h], step);
     }
     __syncwarp();  // all lanes have read
     float square = 0;
 #pragma unroll
     for (unsigned h = 0; h < 2; ++h) {
       const unsigned m = 2 * own.g + h;
-      if (own.t != 0) continue;
-      if (m >= own.channels) {  // there is no such channel: values and pilots are 0
-        pilot[h] = 0;
-        continue;
-      }
+      if (own.t != 0 || m >= own.channels) continue;
       double& cell = row_of(p, own, region)[m];
-      const double known = before > 0 ? cell : 0.0;
+      const double known = cell;
       const float mean = old[h] + (static_cast<float>(known) + sum[h]) / (before + n);
       const float next = coarse_pilot<scalar_t>(mean, largest[h]);
       const double shift = isfinite(next) ? static_cast<double>(next) - old[h] : 0.0;
@@ -89,8 +100,9 @@ __device__ __forceinline__ unsigned meet_regions(const AccumulateParams& p, Matr
   return met;
 }
 
-// What products cannot hold: a difference that is not finite would spoil the sums of all regions, as 0 times it is a NaN;
-// so the region's pilot becomes a NaN instead, and its mean with it. One that is too large goes to the table at once.
+// What products cannot hold: a difference that is not finite would spoil the sums of all regions, as 0 times it is a
+// NaN; so the region's pilot becomes a NaN instead, and its mean with it. One that is too large goes to the table at
+// once.
 template <class scalar_t, class Pixels>
 __device__ __forceinline__ void keep_apart(const AccumulateParams& p, MatrixShared& shared, unsigned channel,
                                            unsigned chunk_begin, LaneValues& d) {
@@ -182,7 +194,8 @@ __device__ __forceinline__ void add_to_table(const AccumulateParams& p, MatrixSh
           if (4 * own.t + e < own.channels) sum[e] = row[e] + sums[i][e % 2][2 * half + e / 2];
         }
         if (pilot_moves(shared, region, after)) {
-          const float inverse = 1.f / after, spread = sqrtf(static_cast<float>(shared.scatter[region]) * inverse / p.shape.channels);
+          const float inverse = 1.f / after,
+                      spread = sqrtf(static_cast<float>(shared.scatter[region]) * inverse / p.shape.channels);
           float* const pilot = shared.pilots() + region * own.stride + own.channel + 4 * own.t;
 #pragma unroll
           for (unsigned e = 0; e < 4; ++e) {

@@ -16,8 +16,8 @@ constexpr unsigned kFirstInterval = 128;    // the first pilots are of few pixel
 constexpr unsigned kUniform = 0x80;
 static_assert(kMatrixRegions <= 7 * kProductRegions);
 
-// A pixel's code says where the pilots of its region are, in units of two floats, and read as a float16 or bfloat16 it is
-// a normal number. Pixels of no region have the code, and pilots of 0, of the region after the last.
+// A pixel's code says where the pilots of its region are, in units of two floats, and read as a float16 or bfloat16 it
+// is a normal number. Pixels of no region have the code, and pilots of 0, of the region after the last.
 constexpr unsigned kFirstCode = 0x400;
 static_assert(kFirstCode + kMatrixRegions * ((kMatrixChannels + 8) / 2) < 0x7c00);
 
@@ -26,29 +26,29 @@ __device__ __forceinline__ unsigned code_of(unsigned region, unsigned stride) {
 }
 
 struct alignas(16) MatrixShared {
-  double scatter[kMatrixRegions];                   // about the pilots, of all intervals so far
-  long long first_invalid[kMatrixWarps];            // each warp's first pixel with a label out of range
-  uint32_t total[kMatrixRegions];                   // pixels of the intervals before
-  uint32_t settled[kMatrixRegions];                 // of them, those before the pilot was moved last
-  float added[2][kMatrixRegions];                   // squares of the interval
-  float moved[kMatrixWarps][kMatrixRegions];        // what moving pilots adds to the scatter
-  float run[3][kMatrixWarps * kWarpSize];           // of uniform chunks in a row: a lane's sums of each channel, squares
-  uint32_t run_region[kMatrixWarps];                // whose they are, or N: of none
+  double scatter[kMatrixRegions];             // about the pilots, of all intervals so far
+  long long first_invalid[kMatrixWarps];      // each warp's first pixel with a label out of range
+  uint32_t total[kMatrixRegions];             // pixels of the intervals before
+  uint32_t settled[kMatrixRegions];           // of them, those before the pilot was moved last
+  float added[2][kMatrixRegions];             // squares of the interval
+  float moved[kMatrixWarps][kMatrixRegions];  // what moving pilots adds to the scatter
+  float run[3][kMatrixWarps * kWarpSize];     // of uniform chunks in a row: a lane's sums of each channel, squares
+  uint32_t run_region[kMatrixWarps];          // whose they are, or N: of none
   // Where each warp's loads are: pixels of the intervals before, of this one, and the pass's first channel.
   uint32_t next_done[kMatrixWarps], next_length[kMatrixWarps], next_channel[kMatrixWarps];
-  uint32_t any_young;                               // whether any region is
-  uint32_t young[kIntervalPixels / kChunkPixels];   // pixels of each chunk whose regions' pilots may have to follow
+  uint32_t any_young;                              // whether any region is
+  uint32_t young[kIntervalPixels / kChunkPixels];  // pixels of each chunk whose regions are new or young
   alignas(16) uint16_t code[kIntervalPixels];
   union {
-    uint16_t count[kMatrixWarps][kMatrixRegions];    // pixels of the interval whose labels each warp has read
-    uint16_t seen[kMatrixWarps][kMatrixRegions];     // then: pixels that each warp's pilots of a region know
+    uint16_t count[kMatrixWarps][kMatrixRegions];  // pixels of the interval whose labels each warp has read
+    uint16_t seen[kMatrixWarps][kMatrixRegions];   // then: pixels that each warp's pilots of a region know
   };
   uint16_t met[kMatrixRegions];                      // pixels of the interval
   uint8_t region[kIntervalPixels];                   // N: none
   uint8_t products[kIntervalPixels / kChunkPixels];  // which 16 regions each chunk meets, or kUniform
 
-  // After it in memory: pilots (N + 1, pilot_stride), then squares of a step's pixels, over two channels, a row for each
-  // warp and g.
+  // After it in memory: pilots (N + 1, pilot_stride), then squares of a step's pixels, over two channels, a row for
+  // each warp and g.
   __device__ __forceinline__ float* pilots() { return reinterpret_cast<float*>(this + 1); }
   __device__ __forceinline__ float* squares(unsigned regions, unsigned stride) {
     return pilots() + (regions + 1) * stride;
@@ -64,13 +64,14 @@ CAS_HD int64_t matrix_shared_bytes(const Shape& s) {
 static_assert(sizeof(MatrixShared) + (kPilotCells + kMatrixWarps * 8 * kSquareStride) * sizeof(float) <=
               kSharedTableBytes);
 
-// Whether a pilot of `known` pixels has to follow the values of `n` more. If one of the known is an outlier, it is D / known
-// that the pilot is from the others, D for the outlier: about it, n squares sum to n D^2 / known^2, no more than the D^2
-// that the outlier adds to the scatter, so that nothing cancels.
-__device__ __forceinline__ bool is_young(unsigned known, unsigned n) { return known * known < n; }
+// Whether a pilot of `known` pixels has to follow the values of `n` more. If one of the known is an outlier, it is D /
+// known that the pilot is from the others, D for the outlier: about it, n squares sum to n D^2 / known^2, no more than
+// the D^2 that the outlier adds to the scatter, so that nothing cancels. Of a few, 3 bits do.
+constexpr unsigned kFewFollowers = 8;
+__device__ __forceinline__ bool is_young(unsigned known, unsigned n) { return n > kFewFollowers && known * known < n; }
 
-// Labels of the block's pixels: `length` of them from `done` on, and none up to the end of a step. `first`: of the image
-// and block, an index of the (B, P) labels. All threads have passed a barrier when it returns.
+// Labels of the block's pixels: `length` of them from `done` on, and none up to the end of a step. `first`: of the
+// image and block, an index of the (B, P) labels. All threads have passed a barrier when it returns.
 __device__ __forceinline__ void read_labels(MatrixShared& shared, const LabelArray& target, int64_t first,
                                             unsigned regions, unsigned done, unsigned length, unsigned stride) {
   const unsigned thread = thread_again(), lane = thread % kWarpSize, warp = thread / kWarpSize;
@@ -102,13 +103,14 @@ __device__ __forceinline__ void read_labels(MatrixShared& shared, const LabelArr
 #pragma unroll 1
     for (unsigned w = 0; w < blockDim.x / kWarpSize; ++w) n += shared.count[w][i];
     shared.met[i] = static_cast<uint16_t>(n);
-    young = young || is_young(shared.total[i], n);
+    young = young || (n > 0 && shared.total[i] == 0) || is_young(shared.total[i], n);
   }
   const bool any = __syncthreads_or(young);
   if (thread == 0) shared.any_young = any;
   for (unsigned x = thread; any && x < end; x += blockDim.x) {
     const unsigned region = shared.region[x];
-    const bool follows = region < regions && is_young(shared.total[region], shared.met[region]);
+    const unsigned total = region < regions ? shared.total[region] : 0;
+    const bool follows = region < regions && (total == 0 || is_young(total, shared.met[region]));
     const unsigned votes = __ballot_sync(kFullWarp, follows);
     if (lane != 0) continue;
     shared.young[x / kChunkPixels] = votes;

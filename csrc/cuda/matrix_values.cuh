@@ -65,8 +65,12 @@ struct MatrixPlace {
   unsigned channels;  // from there on
 
   __device__ __forceinline__ MatrixPlace(const AccumulateParams& p, unsigned thread, unsigned first_channel)
-      : lane(thread % kWarpSize), g(lane / 4), t(lane % 4), warp(thread / kWarpSize),
-        stride(static_cast<unsigned>(pilot_stride(p.shape.channels))), channel(first_channel) {
+      : lane(thread % kWarpSize),
+        g(lane / 4),
+        t(lane % 4),
+        warp(thread / kWarpSize),
+        stride(static_cast<unsigned>(pilot_stride(p.shape.channels))),
+        channel(first_channel) {
     const unsigned M = static_cast<unsigned>(p.shape.channels);
     channels = channel < M ? M - channel : 0;
   }

@@ -74,7 +74,8 @@ void run_accumulate(AccumulateParams& p, const Tensor& input, const Tensor& targ
   const Launcher launch(input);
   if (validate) require_no_capture(launch.stream());
   int major = 0;  // of the compute capability
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, input.get_device_index()), "asking the device");
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, input.get_device_index()),
+        "asking the device");
   const AccumulatePlan plan = plan_accumulate(p, major >= 8);
   const int64_t bytes = workspace_bytes(p, plan);
   const Tensor workspace = empty(input, ScalarType::Byte, bytes + p.shape.images * sizeof(int64_t));

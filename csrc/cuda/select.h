@@ -19,7 +19,7 @@ constexpr int64_t kWaves = 3;  // of blocks, while the partial tables stay below
 constexpr int64_t kSmallShare = 64;
 constexpr int64_t kLargeShare = 4;  // one wave, or as many blocks as leave the tables below this share of the input
 constexpr int64_t kMostPixels = int64_t{1} << 30;  // of a block: counted in 32 bits
-constexpr int64_t kSharedTableBytes = 49152;  // what a block may use without asking for more
+constexpr int64_t kSharedTableBytes = 49152;       // what a block may use without asking for more
 
 // The matrix kernel: see matrix_tile.cuh.
 constexpr int64_t kMatrixRegions = 112;   // at most: their sums are in registers
@@ -117,7 +117,8 @@ CAS_HD int64_t matrix_warps(const Shape& s) {
 inline bool fits_matrix(const AccumulateParams& p) {
   const Shape& s = p.shape;
   return p.scalar != Scalar::kDouble && p.activation == Activation::kNone && s.regions <= kMatrixRegions &&
-         kMatrixLeast <= s.channels && s.channels <= kMatrixChannels && (s.regions + 1) * pilot_stride(s.channels) <= kPilotCells;
+         kMatrixLeast <= s.channels && s.channels <= kMatrixChannels &&
+         (s.regions + 1) * pilot_stride(s.channels) <= kPilotCells;
 }
 
 // `tensor_cores`: whether the device has those of sm_80 and later.

@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from .loops import Loop, find_loops
+from .matrix_cost import crossed, drawn, of_matrix, one_region
 from .paths import Instruction, forward_paths, read_instructions
 from .table import ROOT, _demangle, _split_name, compile_cubin, find_cuobjdump, read_kernels, why_absent
 from .tiles import TILE, Tile, coherent, random, tile_of
@@ -23,7 +24,7 @@ from .tiles import TILE, Tile, coherent, random, tile_of
 PAGE = ROOT / "docs" / "performance.md"
 BEGIN, END = "<!-- cost:begin -->", "<!-- cost:end -->"
 ARCHITECTURE = "sm_90"
-THREADS = 256  # of a block of every pixel kernel
+THREADS = 256  # of a block of every pixel kernel but accumulate_matrix
 WARPS = 8
 LABEL_BYTES = 1
 
@@ -194,12 +195,32 @@ class Row:
     channels: int
     moves: int  # times each element is read or written
     count: Callable[[Function, int], float]
+    threads: int = THREADS  # of a block
 
 
 ROWS = (
     Row("accumulate_small, N = M = 2, planar", "accumulate_small_kernel", "2, 2, V, false, false", 2, 1, of_small(2)),
     Row("the same, channels_last", "accumulate_small_kernel", "2, 2, V, true, false", 2, 1, of_small(2)),
     Row("accumulate_small, N = M = 4, planar", "accumulate_small_kernel", "4, 4, V, false, false", 4, 1, of_small(4)),
+    *(
+        Row(
+            f"accumulate_matrix, {what}, {layout}",
+            "accumulate_matrix_kernel",
+            f"{'V, false' if layout == 'planar' else '1, true' if M % 2 else '2, true'}, {2 if mask.regions <= 32 else 7}",
+            M,
+            1,
+            of_matrix(M, mask),
+            32 * min(-(-M // 16), 4),
+        )
+        for layout in ("planar", "channels_last")
+        for what, M, mask in (
+            ("one region, M = 64", 64, one_region()),
+            ("voc: 20 regions in 512 x 512, M = 21", 21, crossed(90, 20)),
+            ("embedding: 100 in 512 x 512, M = 64", 64, crossed(40, 100)),
+            ("20 random labels, M = 21", 21, drawn(20)),
+            ("100 random labels, M = 64", 64, drawn(100)),
+        )
+    ),
     *(
         Row(
             f"accumulate_table, {what}, {layout}",
@@ -211,12 +232,9 @@ ROWS = (
         )
         for layout, flag in (("planar", "false"), ("channels_last", "true"))
         for what, M, tiles in (
-            ("one region, M = 64", 64, (tile_of([0] * TILE, False),)),
-            ("voc: 20 regions in 512 x 512, M = 21", 21, coherent(90)),
-            ("embedding: 100 in 512 x 512, M = 64", 64, coherent(40)),
             ("superpixel: 1000 in 1024 x 1024, M = 32", 32, coherent(25)),
             ("volume: 64 in 256 x 256 x 256, M = 4", 4, coherent(44)),
-            ("100 random labels, M = 64", 64, random(100)),
+            ("1000 random labels, M = 32", 32, random(1000)),
         )
     ),
     Row("apply_planar, M = 64", "apply_planar_kernel", "V, true", 64, 2, of_apply()),
@@ -269,8 +287,8 @@ def cells(row: Row, dtype: str, functions: dict[str, Function], registers: dict[
     name = label(row.kernel, f"{dtype}, {row.arguments}".replace("V", str(V)))
     moved = row.moves * size + LABEL_BYTES / row.channels
     count, budget = row.count(functions[name], 16 // size), INSTRUCTIONS_PER_BYTE * moved
-    taken = -(-registers[name] // 8) * 8 * THREADS  # registers come in eights
-    warps = min(65536 // taken, 2048 // THREADS) * WARPS
+    taken = -(-registers[name] // 8) * 8 * row.threads  # registers come in eights
+    warps = min(65536 // taken, 2048 // row.threads, 32) * row.threads // 32
     share = f"{100 * predicted_share(count, budget):.0f}%"
     return [f"{moved:.3g}", f"{count:.0f}", f"{budget:.0f}", str(registers[name]), str(warps), share]
 

@@ -35,6 +35,7 @@ class Kernel:
     wide_loads: int  # 16-byte global loads
     wide_stores: int
     local: int  # instructions that touch local memory
+    products: int  # by tensor cores
     atomics: tuple[str, ...]  # their opcodes
 
 
@@ -114,6 +115,7 @@ def read_kernels(architecture: str) -> list[Kernel]:
                 wide_loads=count(r"LDG\.E.*\.128"),
                 wide_stores=count(r"STG\.E.*\.128"),
                 local=count(r"(LDL|STL)"),
+                products=count(r"HMMA"),
                 atomics=tuple(sorted(op for op in opcodes.elements() if re.match(r"ATOM|RED[.G]", op))),
             )
         )

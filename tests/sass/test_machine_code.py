@@ -14,6 +14,7 @@ pytestmark = pytest.mark.skipif(ABSENT is not None, reason=str(ABSENT))
 # Registers per thread, from the occupancy that each kernel's launch bounds promise (65536 registers, docs/performance.md).
 CEILINGS = {
     "accumulate_small_kernel": 255,  # 256 threads x 255: one block; kernels of at most 4 cells are held to 80 below
+    "accumulate_matrix_kernel": 168,  # 3 blocks of 128 threads; with few regions 4: held to 128 below
     "accumulate_table_kernel": 255,  # for double behind a softmax; the others are held to 80 or 128 below
     "apply_interleaved_kernel": 64,
     "apply_planar_kernel": 128,
@@ -50,6 +51,8 @@ def test_registers_stay_below_the_ceilings(architecture):
         wide = kernel.arguments[:1] == ("double",)
         if kernel.name == "accumulate_small_kernel" and int(kernel.arguments[1]) * int(kernel.arguments[2]) <= 4:
             ceiling = 128 if wide and kernel.arguments[5] == "true" else 80
+        if kernel.name == "accumulate_matrix_kernel" and kernel.arguments[3] == "2":
+            ceiling = 128
         if kernel.name == "apply_softmax_team_kernel" and kernel.arguments[1] == "true" and not wide:
             ceiling = 80
         if kernel.name == "accumulate_table_kernel":
@@ -72,6 +75,16 @@ def test_atomics_only_count_the_blocks_that_have_finished(architecture):
     for kernel in read(architecture):
         assert bool(kernel.atomics) == (kernel.name in ("accumulate_small_kernel", "merge_kernel")), kernel
         assert not any(re.search(r"F(16|32|64)|BF16", opcode) for opcode in kernel.atomics), kernel
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_tensor_cores_multiply_where_the_selector_counts_on_them(architecture):
+    """Products of parts by 16 regions and two groups of 8 channels, and a one-hot matrix by one instruction a pair."""
+    for kernel in read(architecture):
+        parts = 3 if kernel.arguments[:1] == ("float",) else 2
+        products = int(kernel.arguments[3]) if kernel.name == "accumulate_matrix_kernel" else 0
+        chunks, halves, groups = 2, 2, 2
+        assert kernel.products == chunks * halves * groups * parts * products, kernel
 
 
 def test_every_kernel_has_its_row_on_the_page():

@@ -13,8 +13,8 @@ float number_of(std::uint32_t pair, unsigned which, bool half) {
   return half ? half_bits_to_float(bits) : bfloat16_bits_to_float(bits);
 }
 
-// What the least exact hardware does with 8 products and a sum: each is cut off, towards zero, below the last bit that a
-// float of the largest one's exponent has, and so is their sum.
+// What the least exact hardware does with 8 products and a sum: each is cut off, towards zero, below the last bit that
+// a float of the largest one's exponent has, and so is their sum.
 float add_cut_off(float sum, const double (&products)[8]) {
   double largest = std::fabs(static_cast<double>(sum)), plain = sum;
   for (const double product : products) {

@@ -44,7 +44,8 @@ SIMT_INLINE __nv_bfloat16 __double2bfloat16(double a) { return __nv_bfloat16_raw
 
 SIMT_INLINE __nv_bfloat162 __heq2(__nv_bfloat162 a, __nv_bfloat162 b) {
   const auto one_if = [](bool equal) { return __ushort_as_bfloat16(equal ? 0x3f80 : 0); };
-  return {one_if(__bfloat162float(a.x) == __bfloat162float(b.x)), one_if(__bfloat162float(a.y) == __bfloat162float(b.y))};
+  return {one_if(__bfloat162float(a.x) == __bfloat162float(b.x)),
+          one_if(__bfloat162float(a.y) == __bfloat162float(b.y))};
 }
 
 SIMT_INLINE __nv_bfloat16 __low2bfloat16(__nv_bfloat162 a) { return a.x; }

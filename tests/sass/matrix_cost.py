@@ -1,0 +1,120 @@
+"""What a chunk of pixels costs accumulate_matrix, by how its labels lie: the parts of csrc/cuda/accumulate_matrix.cuh."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .cost import Function
+
+LANES = 32
+CHUNK, INTERVAL, BLOCK = 32, 1024, 4096  # pixels: kChunkPixels, kIntervalPixels, and of a block, about
+WARP_CHANNELS, WARPS, PRODUCT_REGIONS = 16, 4, 16
+FEW, MANY = 2, 7  # products that a kernel has registers for
+IMAGE = 512  # pixels of a row
+FEW_LEADERS = 4  # kFew of add_squares
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """32 pixels: how many regions they meet, blocks of 16 regions, and pixels of one region at most."""
+
+    regions: int
+    products: int
+    most: int
+
+
+def chunk_of(labels: list[int]) -> Chunk:
+    met = set(labels)
+    return Chunk(len(met), len({i // PRODUCT_REGIONS for i in met}), max(labels.count(i) for i in met))
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Chunks, each as likely as any other, and how many of a block have new regions, and how often any has a young one."""
+
+    regions: int
+    chunks: tuple[Chunk, ...]
+    runs: float  # of chunks of one region that end, for each chunk
+    new_chunks: float
+    young: float
+
+
+def crossed(chord: int, regions: int) -> Mask:
+    """A line that crosses a region every so many pixels; neighbours are any regions. The rows of a block meet the same ones."""
+    draw = Random(0)
+    ids = [draw.randrange(regions) for _ in range(64 * CHUNK)]
+    chunks = [chunk_of([ids[(x + first) // chord] for x in range(CHUNK)]) for first in range(64 * chord)]
+    met = min(regions, IMAGE / chord + 1)
+    uniform = sum(chunk.regions == 1 for chunk in chunks) / len(chunks)
+    return Mask(regions, tuple(chunks), min(uniform, CHUNK / chord), met, 1.3 * met)
+
+
+def one_region() -> Mask:
+    return Mask(1, (chunk_of([0] * CHUNK),), 0, 1, 1)
+
+
+def drawn(regions: int) -> Mask:
+    """Labels drawn at random: a chunk has new ones until all are met, and few of any, so that none stays young."""
+    draw = Random(0)
+    chunks = [chunk_of([draw.randrange(regions) for _ in range(CHUNK)]) for _ in range(256)]
+    return Mask(regions, tuple(chunks), 0, 5 * regions / CHUNK, 0)
+
+
+def of_matrix(M: int, mask: Mask) -> Callable[[Function, int], float]:
+    """Instructions per element, of a block in its long intervals, and what new regions add.
+
+    Left out: values that are not finite, and pilots that move at the end of an interval.
+    """
+    warps = min(-(-M // WARP_CHANNELS), WARPS)
+    room = FEW if mask.regions <= FEW * PRODUCT_REGIONS else MANY
+
+    def count(function: Function, V: int) -> float:
+        interval = function.main_loop("HMMA")
+        (of_pass,) = (a for a in function.nested(interval) if a.count("HMMA") > 0)
+        (step,) = (a for a in function.nested(of_pass) if a.count("HMMA") > 0)
+        labels = next(a for a in function.nested(interval) if a.count("MATCH") > 0)
+        inside = function.nested(step)
+        squares = inside[-1]
+        rare = [a.begin for a in inside[:-1]]
+        (young, *_) = (a for a in inside if a.count("SHFL") > 0 and a.count("MATCH") == 0)
+
+        def to_squares(avoid: str) -> int:
+            found = function.longest(step.begin, squares.begin, rf"CALL|FSEL|MATCH|FMNMX|{avoid}", without=rare)
+            assert found is not None, avoid
+            return found // 2  # chunks of a step
+
+        general, without = to_squares("NONE"), to_squares("HMMA")
+        uniform = to_squares("HMMA|F2FP|SHFL")
+        ending = to_squares("HMMA|F2FP") - uniform
+        meeting = (
+            function.longest(step.begin, squares.begin, r"CALL|FSEL\b", without=rare) or 0
+        ) // 2 - general  # a chunk with new regions
+
+        inner = {
+            kind: next(a for a in function.nested(squares) if any(op.startswith(kind) for op in a.opcodes))
+            for kind in ("LDS.128", "SHFL.BFLY", "SHFL.IDX")
+        }
+        once = function.way(squares.begin, squares.end) - sum(a.instructions for a in inner.values())
+        added = once + warps * inner["LDS.128"].instructions  # 8 rows of a warp, 2 in a round for each of 4 lanes
+
+        def of_chunk(chunk: Chunk) -> float:
+            """All warps, and the addition of squares."""
+            if chunk.regions == 1:
+                return warps * uniform
+            few = chunk.regions <= FEW_LEADERS
+            leaders = chunk.regions * inner["SHFL.BFLY"].instructions
+            total = leaders if few else (chunk.most - 1) * inner["SHFL.IDX"].instructions
+            return warps * (without + chunk.products * (general - without) / room) + added + total
+
+        chunks = sum(map(of_chunk, mask.chunks)) / len(mask.chunks) + warps * mask.runs * ending
+        listing = function.way(labels.begin, labels.end, r"CALL|LDG\.E\.64")
+        table = function.way(step.end, of_pass.end, r"CALL|MUFU") * -(-mask.regions // PRODUCT_REGIONS) / room
+        per_interval = warps * (table + function.way(of_pass.end, interval.end))
+        per_block = warps * (mask.new_chunks * meeting + mask.young * young.instructions)
+        return ((chunks + listing) / CHUNK + per_interval / INTERVAL + per_block / BLOCK) * LANES / M
+
+    return count
