@@ -72,7 +72,7 @@ class Gradient {
  private:
   // Of float32, where gradients are written at the same rate, enough lines are in flight without being asked for.
   CAS_HD static void ask_ahead(const scalar_t* s) {
-    if constexpr (sizeof(scalar_t) < sizeof(float)) prefetch_next_tile<L>(s);
+    if constexpr (sizeof(scalar_t) < sizeof(float)) prefetch_ahead<L>(s);
   }
 
   scalar_t element(int64_t i, int64_t m, scalar_t s) const {
