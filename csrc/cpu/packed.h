@@ -15,8 +15,7 @@ struct Packed {
 
   // A value per channel, repeated along the lanes.
   static void spread(const acc_t* of_channel, V (&out)[M]) {
-    V row{};
-    if constexpr (M <= L) std::memcpy(&row, of_channel, M * sizeof(acc_t));
+    const V row = load_first<L>(of_channel, std::min(M, L));
     for (int v = 0; v < M; ++v) {
       if constexpr (M <= L) {
         out[v] = permute(row, load<Mask<acc_t>>(kLane.channel + v * L));

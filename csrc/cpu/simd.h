@@ -130,12 +130,15 @@ CAS_HD void store_acc(scalar_t* to, Vec<AccOf<scalar_t>, lanes> v) {
   }
 }
 
-// The first n < lanes values at s, zero in the other lanes; reads nothing beyond them.
+// The first n <= lanes values at s, zero in the other lanes; reads nothing beyond them.
 template <int lanes, class acc_t>
 CAS_HD Vec<acc_t, lanes> load_first(const acc_t* s, int64_t n) {
 #if CAS_X86_LEVEL >= 4
-  if constexpr (lanes * sizeof(acc_t) == 64) {
+  if constexpr (lanes == 8 && sizeof(acc_t) == 8) {
     return (Vec<acc_t, lanes>)_mm512_maskz_loadu_pd(static_cast<__mmask8>((1 << n) - 1), s);
+  }
+  if constexpr (lanes == 16 && sizeof(acc_t) == 4) {
+    return (Vec<acc_t, lanes>)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1 << n) - 1), s);
   }
 #endif
 #if CAS_X86_LEVEL >= 2
