@@ -1,6 +1,7 @@
 // accumulate on the CPU: input (B,M,P), target (B,P) -> moments of one chunk of pixels of one image.
-// One thread owns a chunk and walks it in tiles. Per tile it chooses: long runs of equal labels are summed run by run;
-// a few regions that alternate are summed under masks; many are summed row by row into the table, lanes being channels.
+// One thread owns a chunk and walks it in tiles. Per tile it chooses: runs of equal labels are summed run by run,
+// planar ones eight planes of the tile at a time; a few regions that alternate are summed under masks; many are summed
+// row by row into the table, lanes being channels.
 #pragma once
 
 #include "kernels.h"
@@ -16,11 +17,8 @@ namespace CAS_ISA {
 constexpr int64_t kShortRun = 24;  // mean run length (pixels) below which rows are cheaper, and for few channels:
 constexpr int64_t kShortRunOfFew = 12;
 static_assert(kShortRunOfFew >= kShortestRun);
-constexpr int64_t kPieceRun = 64;  // mean run length below which planar runs are summed in pieces; of half types
-constexpr int64_t kPieceRunOfHalf = 24;
-constexpr int64_t kLongRunOfTwo = 64;     // mean run length below which two regions are cheaper to mask
-constexpr int64_t kTurnedPixels = 32;     // that become rows at a time
-constexpr int64_t kTurnedChannels = 128;  // at a time: with the pixels 16 KB, in L1
+constexpr int64_t kLongRunOfTwo = 64;  // mean run length below which two regions are cheaper to mask
+constexpr int64_t kTurnedPixels = 32;  // that become rows at a time
 
 // How the pixels of a tile lie.
 struct Strides {
@@ -61,9 +59,8 @@ class Chunk {
     const bool maskable = packed_ || !strides_.interleaved;
     const int64_t mean_run = tile.size / tile.runs;
     const bool mask_two = maskable && t_.N == 2 && mean_run < kLongRunOfTwo;
-    constexpr int64_t kPieces = sizeof(scalar_t) < sizeof(float) ? kPieceRunOfHalf : kPieceRun;
-    const bool in_pieces = !strides_.interleaved && tile.size >= L && mean_run >= kShortestRun && mean_run < kPieces;
-    if (in_pieces && !mask_two) return add_pieces(tile, s);
+    const bool by_planes = !strides_.interleaved && tile.size >= L && mean_run >= kShortestRun;
+    if (by_planes && !mask_two) return add_planes(tile, s);
     if (mean_run >= (M_ < kPad ? kShortRunOfFew : kShortRun) && !mask_two) return add_runs(tile, s);
     fill_labels(tile);
     if (maskable) {
@@ -74,6 +71,12 @@ class Chunk {
       }
       if (few.size <= kFew) return;
     }
+    if (!strides_.interleaved && M_ > kPad) {
+      const int64_t block =
+          std::clamp(kRowSegment / 2 * t_.N, kTurnedPixels, kTile);  // half fills the sums, if all alike
+      for (int64_t x = 0; x < tile.size; x += block) add_turned(tile.label + x, std::min(block, tile.size - x), s + x);
+      return;
+    }
     for (int64_t x = 0; x < tile.size; x += kTurnedPixels) {
       add_rows(tile.label + x, std::min(kTurnedPixels, tile.size - x), s + x * strides_.pixel);
     }
@@ -83,15 +86,13 @@ class Chunk {
 
  private:
   void add_runs(const Tile& tile, const scalar_t* s) {
-    const int64_t chains = strides_.interleaved && !packed_ ? kChains : L;
-    const int64_t limit = chains * kAdditions;
     for_each_run(tile, [&](int32_t i, int64_t first, int64_t length) {
       if (i == kIgnored) return;
       const int64_t end = first + length;
       for (int64_t x = first, pixels; x < end; x += pixels) {
         const scalar_t* run = s + x * strides_.pixel;
         t_.aim(i, run, strides_.channel);
-        pixels = std::min({end - x, limit, t_.longest(i)});
+        pixels = std::min(end - x, t_.longest(i));
         tile.size < L ? add_pixels(run, pixels, t_.pilot(i), t_.squares(i))
                       : add_segment(run, pixels, tile.size - x, t_.pilot(i), t_.squares(i));
         for (int64_t m = M_; m < t_.padded; ++m) t_.part[m] = 0;
@@ -100,40 +101,34 @@ class Chunk {
     });
   }
 
-  // Planar runs of some ten pixels: their sums become a row, to which those of eight planes are folded at once.
-  void add_pieces(const Tile& tile, const scalar_t* s) {
+  // Planar runs, kPad planes of the whole tile at a time: so many streams suit the memory, and each has a page or two.
+  void add_planes(const Tile& tile, const scalar_t* s) {
+    int64_t pieces = 0;
     for_each_run(tile, [&](int32_t i, int64_t x, int64_t length) {
       if (i == kIgnored) return;
-      const int64_t end = x + length;
-      for (int64_t pixels; x < end; x += pixels) {
-        t_.expect_row(i, s + x, strides_.channel);
-        pixels = std::min(end - x, t_.limit(i));
-        t_.count_rows(i, pixels);
-        for (int64_t m = 0; m < M_; m += kPad) {
-          visit_count<kPad>(M_ - m, [&](auto K) {
-            sum_piece<K.value>(s + m * strides_.channel + x, strides_.channel, pixels, tile.size - x, t_.pilot(i) + m,
-                               t_.row_sum(i) + m, t_.row_square(i));
-          });
-        }
-      }
+      for (const int64_t end = x + length; x < end;) x += t_.plan(i, x, end - x, piece_[pieces++]);
     });
+    for (int64_t m = 0; m < M_; m += kPad) {
+      const scalar_t* planes = s + m * strides_.channel;
+      visit_count<kPad>(M_ - m, [&](auto K) {
+        for (int64_t p = 0; p < pieces; ++p) {
+          const Piece& piece = piece_[p];
+          const int64_t i = piece.region, x = piece.begin;
+          t_.prepare(piece, m, std::min(m + kPad, t_.padded), s + x, strides_.channel);
+          sum_planes<K.value>(planes + x, strides_.channel, piece.pixels, tile.size - x, t_.pilot(i) + m,
+                              t_.row_sum(i) + m, t_.squares(i));
+        }
+      });
+    }
   }
 
-  // Sums pixels of one region into t_.part. Their tile has L pixels at least, `left` of them from s on.
+  // Sums interleaved pixels of a region into t_.part. Their tile has L pixels at least, `left` of them from s on.
   void add_segment(const scalar_t* s, int64_t pixels, int64_t left, const acc_t* center, double* square) {
     if (packed_) {
       return visit_few(M_, [&](auto M) { sum_packed<M.value>(s, pixels, left, center, t_.part, square); });
     }
-    if (strides_.interleaved) {
-      return M_ < kPad ? add_pixels(s, pixels, center, square)
-                       : sum_pixels(s, pixels, strides_.pixel, M_, center, t_.part, square);
-    }
-    for (int64_t m = 0; m < M_;) {
-      visit_count<kGroup>(M_ - m, [&](auto K) {
-        sum_planes<K.value>(s + m * strides_.channel, strides_.channel, pixels, left, center + m, t_.part + m, square);
-        m += K.value;
-      });
-    }
+    M_ < kPad ? add_pixels(s, pixels, center, square)
+              : sum_pixels(s, pixels, strides_.pixel, M_, center, t_.part, square);
   }
 
   // The same one by one.
@@ -176,12 +171,12 @@ class Chunk {
       for (int64_t m = M_; m < t_.padded; ++m) t_.part[m] = 0;
       t_.merge(region[r], pixels[r]);
     }
-    if (!packed_) add_planes(s + begin, label, end - begin, region, pixels, present);
+    if (!packed_) add_masked_planes(s + begin, label, end - begin, region, pixels, present);
   }
 
   // Planar pixels, two regions at a time; channel by channel, so that a plane is read from memory once.
-  void add_planes(const scalar_t* s, const int32_t* label, int64_t length, const int32_t* region, const int64_t* pixels,
-                  int present) {
+  void add_masked_planes(const scalar_t* s, const int32_t* label, int64_t length, const int32_t* region,
+                         const int64_t* pixels, int present) {
     for (int64_t m = 0; m < M_; ++m) {
       acc_t center[kFew];
       double sum[kFew], *square[kFew];
@@ -214,22 +209,43 @@ class Chunk {
       }
       return;
     }
-    alignas(64) acc_t rows[kTurnedPixels * kTurnedChannels];
-    for (int64_t first = 0; first < M_; first += kTurnedChannels) {
-      const int64_t channels = std::min(kTurnedChannels, M_ - first), padded = padded_row(channels);
-      turn_rows(s + first * strides_.channel, strides_, channels, pixels, rows);
-      if (M_ <= kNarrow) return sum_narrow_rows<kNarrow>(t_, label, pixels, rows);
-      if (M_ <= kPad) return sum_narrow_rows<kPad>(t_, label, pixels, rows);
+    alignas(64) acc_t rows[kTurnedPixels * kPad];
+    turn_rows(s, strides_, M_, pixels, rows);
+    M_ <= kNarrow ? sum_narrow_rows<kNarrow>(t_, label, pixels, rows) : sum_narrow_rows<kPad>(t_, label, pixels, rows);
+  }
+
+  // Planar pixels with any labels, kPad planes after the other. Halved until their sums need no merge in between.
+  void add_turned(const int32_t* label, int64_t pixels, const scalar_t* s) {
+    for (int64_t x = 0; x < pixels; ++x) {
+      if (label[x] != kIgnored) t_.expect_row(label[x], s + x, strides_.channel, true);
+    }
+    if (pixels <= kTurnedPixels) {
       for (int64_t x = 0; x < pixels; ++x) {
-        const int32_t i = label[x];
-        if (i == kIgnored) continue;
-        if (first == 0) t_.count_rows(i, 1);
-        sum_row(rows + x * padded, padded, t_.pilot(i) + first, t_.row_sum(i) + first, t_.row_square(i));
+        if (label[x] != kIgnored) t_.count_rows(label[x], 1);
+      }
+    } else if (!t_.count_block(label, pixels)) {
+      const int64_t half = pixels / 2;
+      add_turned(label, half, s);
+      return add_turned(label + half, pixels - half, s + half);
+    }
+    alignas(64) acc_t rows[kTurnedPixels * kPad];
+    for (int64_t m = 0; m < M_; m += kPad) {
+      for (int64_t begin = 0; begin < pixels; begin += kTurnedPixels) {
+        const int64_t turned = std::min(kTurnedPixels, pixels - begin);
+        const scalar_t* planes = s + m * strides_.channel + begin;
+        transpose<kPad>(planes, strides_.channel, std::min(kPad, M_ - m), turned, rows, kPad);
+        for (int64_t x = 0; x < turned; ++x) {
+          const int32_t i = label[begin + x];
+          if (i != kIgnored) sum_row(rows + x * kPad, kPad, t_.pilot(i) + m, t_.row_sum(i) + m, t_.row_square(i));
+        }
       }
     }
   }
 
+  static constexpr int64_t kMaxPieces = kMaxRuns + kTile / kFirstSegment;  // runs, cut at kFirstSegment pixels or more
+
   RegionTable<scalar_t> t_;
+  Piece piece_[kMaxPieces];
   const int64_t M_;
   const Strides strides_;
   const bool packed_;  // interleaved, pixels touch, fewer channels than kPad

@@ -10,7 +10,7 @@
 namespace cas_ext::cpu {
 namespace CAS_ISA {
 
-constexpr int64_t kPlanes = 32;  // that are read and written at a time: their pages fit a first-level TLB
+constexpr int64_t kPlanes = kPad;  // that are read and written side by side: so many streams suit the memory
 
 // Coefficients of one image.
 template <class acc_t>
@@ -33,6 +33,7 @@ class Gradient {
  public:
   using acc_t = AccOf<scalar_t>;
   static constexpr int L = kLanes<acc_t>, kRow = kRowLanes<acc_t>;
+  static constexpr int kTogether = sizeof(scalar_t) < sizeof(float) ? 2 : 4;  // planes written side by side, by trial
   using V = Vec<acc_t>;
   using Row = Vec<acc_t, kRow>;
 
@@ -72,7 +73,7 @@ class Gradient {
  private:
   // Of float32, where gradients are written at the same rate, enough lines are in flight without being asked for.
   CAS_HD static void ask_ahead(const scalar_t* s) {
-    if constexpr (sizeof(scalar_t) < sizeof(float)) prefetch_next_tile<L>(s);
+    if constexpr (sizeof(scalar_t) < sizeof(float)) prefetch_ahead<L>(s);
   }
 
   scalar_t element(int64_t i, int64_t m, scalar_t s) const {
@@ -82,28 +83,47 @@ class Gradient {
   }
 
   void plane_runs(const Tile& tile, const scalar_t* s, scalar_t* g) const {
-    const V weight = splat(c_.weight);
-    for (int64_t m = 0; m < M_; ++m, s += from_.channel, g += to_.channel) {
-      for_each_run(tile, [&](int32_t i, int64_t x, int64_t length) {
-        const int64_t end = x + length;
-        if (i == kIgnored) return std::fill(g + x, g + end, static_cast<scalar_t>(0));
-        const V scale = splat(c_.scale[i]), center = splat(c_.center[i * M_ + m]);
-        const V offset = splat(c_.offset[i * M_ + m]);
-        const auto eight = [&](int64_t at) {
-          store_acc<L>(g + at, gradient_element(weight, scale, center, offset, load_acc<L>(s + at)));
-        };
-        if (length < L) {
-          if (x + L <= tile.size) return eight(x);  // what follows is written anew with its own run
-          for (; x < end; ++x) g[x] = element(i, m, s[x]);
-          return;
-        }
-        for (; x + L <= end; x += L) {
-          ask_ahead(s + x);
-          eight(x);
-        }
-        if (x < end) eight(end - L);  // some pixels twice, with the same values
-      });
+    for (int64_t m = 0; m < M_; m += kTogether) {
+      visit_count<kTogether>(
+          M_ - m, [&](auto K) { some_plane_runs<K.value>(tile, m, s + m * from_.channel, g + m * to_.channel); });
     }
+  }
+
+  // K planes from channel `first` on, whose first pixels are s and g.
+  template <int K>
+  void some_plane_runs(const Tile& tile, int64_t first, const scalar_t* s, scalar_t* g) const {
+    const V weight = splat(c_.weight);
+    for_each_run(tile, [&](int32_t i, int64_t x, int64_t length) {
+      const int64_t end = x + length;
+      if (i == kIgnored) {
+        for (int k = 0; k < K; ++k) std::fill(g + k * to_.channel + x, g + k * to_.channel + end, scalar_t(0));
+        return;
+      }
+      if (length < L && x + L > tile.size) {
+        for (; x < end; ++x) {
+          for (int k = 0; k < K; ++k) g[k * to_.channel + x] = element(i, first + k, s[k * from_.channel + x]);
+        }
+        return;
+      }
+      const V scale = splat(c_.scale[i]);
+      V center[K], offset[K];
+      for (int k = 0; k < K; ++k) {
+        center[k] = splat(c_.center[i * M_ + first + k]);
+        offset[k] = splat(c_.offset[i * M_ + first + k]);
+      }
+      const auto write = [&](int64_t at) {
+        for (int k = 0; k < K; ++k) {
+          const V value = load_acc<L>(s + k * from_.channel + at);
+          store_acc<L>(g + k * to_.channel + at, gradient_element(weight, scale, center[k], offset[k], value));
+        }
+      };
+      if (length < L) return write(x);  // what follows is written anew with its own run
+      for (; x + L <= end; x += L) {
+        for (int k = 0; k < K; ++k) ask_ahead(s + k * from_.channel + x);
+        write(x);
+      }
+      if (x < end) write(end - L);  // some pixels twice, with the same values
+    });
   }
 
   // R regions in turn: each lane takes the coefficients of its own.

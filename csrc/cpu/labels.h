@@ -69,6 +69,22 @@ inline uint64_t differences(const label_t* label, const label_t* before) {
     if constexpr (sizeof(label_t) == 8) bits |= static_cast<uint64_t>(_mm512_cmpneq_epi64_mask(a, b)) << k;
   }
   return bits;
+#elif CAS_X86_LEVEL >= 2
+  constexpr int kLabels = 32 / sizeof(label_t);
+  uint64_t same = 0;
+  for (int k = 0; k < kWord; k += kLabels) {
+    const __m256i a = load<__m256i>(label + k), b = load<__m256i>(before + k);
+    uint32_t bits;
+    if constexpr (sizeof(label_t) == 1) bits = _mm256_movemask_epi8(_mm256_cmpeq_epi8(a, b));
+    if constexpr (sizeof(label_t) == 2) {
+      const __m256i equal = _mm256_cmpeq_epi16(a, b);
+      bits = _mm_movemask_epi8(_mm_packs_epi16(_mm256_castsi256_si128(equal), _mm256_extracti128_si256(equal, 1)));
+    }
+    if constexpr (sizeof(label_t) == 4) bits = _mm256_movemask_ps((__m256)_mm256_cmpeq_epi32(a, b));
+    if constexpr (sizeof(label_t) == 8) bits = _mm256_movemask_pd((__m256d)_mm256_cmpeq_epi64(a, b));
+    same |= static_cast<uint64_t>(bits) << k;
+  }
+  return ~same;
 #else
   uint8_t differs[kWord];
   for (int k = 0; k < kWord; ++k) differs[k] = label[k] != before[k];

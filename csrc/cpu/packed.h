@@ -15,54 +15,63 @@ struct Packed {
 
   // A value per channel, repeated along the lanes.
   static void spread(const acc_t* of_channel, V (&out)[M]) {
-    V row{};
-    if constexpr (M <= L) std::memcpy(&row, of_channel, M * sizeof(acc_t));
+    const V row = load_first<L>(of_channel, std::min(M, L));
     for (int v = 0; v < M; ++v) {
-      Mask<acc_t> channel{};
-      for (int k = 0; k < L; ++k) channel[k] = (v * L + k) % M;
       if constexpr (M <= L) {
-        out[v] = permute(row, channel);
+        out[v] = permute(row, load<Mask<acc_t>>(kLane.channel + v * L));
       } else {
-        for (int k = 0; k < L; ++k) out[v][k] = of_channel[channel[k]];
+        for (int k = 0; k < L; ++k) out[v][k] = of_channel[kLane.channel[v * L + k]];
       }
     }
   }
 
   // The pixel of each lane, for permute.
   static void pixels(Mask<acc_t> (&out)[M]) {
-    for (int v = 0; v < M; ++v) {
-      out[v] = Mask<acc_t>{};
-      for (int k = 0; k < L; ++k) out[v][k] = (v * L + k) / M;
-    }
+    for (int v = 0; v < M; ++v) out[v] = load<Mask<acc_t>>(kLane.pixel + v * L);
   }
+
+ private:
+  struct Lanes {
+    constexpr Lanes() {
+      for (int k = 0; k < M * L; ++k) channel[k] = k % M, pixel[k] = k / M;
+    }
+    Bits<acc_t> channel[M * L] = {}, pixel[M * L] = {};
+  };
+  alignas(64) static constexpr Lanes kLane{};
 };
 
-// The lanes of sums[v] and squares[v]: writes sums by channel (M), adds squares to eight doubles.
-template <int M, class scalar_t, class V>
-inline void fold_packed(Total<scalar_t> (&sums)[M], V (&squares)[M], int64_t pixels, const AccOf<scalar_t>* center,
-                        double* sum, double* square) {
-  constexpr int L = Total<scalar_t>::L;
-  for (int v = 1; v < M; ++v) squares[0] += squares[v];
-  add_lanes<AccOf<scalar_t>, L>(square, squares[0]);
-  for (int m = 0; m < M; ++m) sum[m] = 0;
-  if constexpr (kPad % M == 0 && L % M == 0) {  // lane k of every vector is channel k % M
-    for (int v = 1; v < M; ++v) sums[0].add(sums[v]);
-    double eight[kPad] = {};
-    sums[0].add_to(eight);
-    for (int k = 0; k < kPad; ++k) sum[k % M] += eight[k];
+// The sum of every M-th lane, for M a power of two.
+template <int M, int lanes>
+CAS_HD Vec<double, M> fold_lanes(Vec<double, lanes> v) {
+  if constexpr (lanes == M) {
+    return v;
+  } else if constexpr (lanes == 2) {
+    return Vec<double, 1>{v[0] + v[1]};
   } else {
-    for (int v = 0; v < M; ++v) {
-      for (int k = 0; k < L; ++k) sum[(v * L + k) % M] += sums[v].lane(k);
-    }
+    return fold_lanes<M, lanes / 2>(half_of<0, double, lanes>(v) + half_of<1, double, lanes>(v));
   }
-  if constexpr (Total<scalar_t>::kWide) {
-    for (int m = 0; m < M; ++m) sum[m] -= static_cast<double>(pixels) * center[m];
+}
+
+// Writes the lanes of sums[v], which have settled, by channel (M).
+template <int M, class scalar_t>
+inline void fold_packed(Total<scalar_t> (&sums)[M], int64_t pixels, const AccOf<scalar_t>* center, double* sum) {
+  using acc_t = AccOf<scalar_t>;
+  constexpr int L = Total<scalar_t>::L;
+  const double n = Total<scalar_t>::kValues ? static_cast<double>(pixels) : 0;
+  if constexpr (L / 2 % M == 0) {  // lane k of every half of a vector is channel k % M
+    for (int v = 1; v < M; ++v) sums[0].add(sums[v]);
+    const auto total = fold_lanes<M, L / 2>(sums[0].halves());
+    return store(sum, total - n * widen<M>(load<Vec<acc_t, M>>(center)));
+  }
+  for (int m = 0; m < M; ++m) sum[m] = -n * center[m];
+  for (int v = 0; v < M; ++v) {
+    for (int k = 0; k < L; ++k) sum[(v * L + k) % M] += sums[v].lane(k);
   }
 }
 
 template <int M, class scalar_t>
 CAS_HD void prefetch_packed(const scalar_t* s) {
-  prefetch<M * kLanes<AccOf<scalar_t>>>(s + kAhead / static_cast<int64_t>(sizeof(scalar_t)));
+  prefetch_ahead<M * kLanes<AccOf<scalar_t>>>(s);
 }
 
 // Pixels of one region: writes sums (M), adds squares to eight doubles. The segment lies in a tile of at least kLanes
@@ -74,31 +83,40 @@ inline void sum_packed(const scalar_t* s, int64_t pixels, int64_t left, const Ac
   using P = Packed<acc_t, M>;
   using V = typename P::V;
   constexpr int L = P::L;
-  V c[M], squares[M] = {};
+  V c[M];
   Total<scalar_t> sums[M];
   P::spread(center, c);
   int64_t x = 0;
-  for (; x + L <= pixels; x += L) {
-    prefetch_packed<M>(s + x * M);
-    for (int v = 0; v < M; ++v) {
-      const scalar_t* at = s + x * M + v * L;
-      const V d = load_acc<L>(at) - c[v];
-      sums[v].add(at, d);
-      squares[v] += d * d;
+  for (int64_t end; x + L <= pixels; x = end) {
+    V squares[M] = {};
+    end = std::min(x + kAdditions * L, x + (pixels - x) / L * L);
+    for (; x < end; x += L) {
+      prefetch_packed<M>(s + x * M);
+      for (int v = 0; v < M; ++v) {
+        const scalar_t* at = s + x * M + v * L;
+        const V d = load_acc<L>(at) - c[v];
+        sums[v].add(at, d);
+        squares[v] += d * d;
+      }
     }
+    for (int v = 0; v < M; ++v) sums[v].settle();
+    add_lanes<acc_t, L>(square, add_all(squares));
   }
   if (x < pixels) {  // L pixels that end in the tile; what does not belong to the segment is dropped
     const int64_t first = std::min(x, left - L), begin = (x - first) * M, end = (pixels - first) * M;
     prefetch_packed<M>(s + first * M);
-    for (int v = 0; v < M && v * L < end; ++v) {
+    V squares{};
+    for (int v = 0; v < M; ++v) {
       const scalar_t* at = s + first * M + v * L;
       const Mask<acc_t> fresh = lanes_from<acc_t>(begin - v * L) & ~lanes_from<acc_t>(end - v * L);
       const V d = fresh ? load_acc<L>(at) - c[v] : V{};
       sums[v].add(at, d, fresh);
-      squares[v] += d * d;
+      sums[v].settle();
+      squares += d * d;
     }
+    add_lanes<acc_t, L>(square, squares);
   }
-  fold_packed<M>(sums, squares, pixels, center, sum, square);
+  fold_packed<M>(sums, pixels, center, sum);
 }
 
 // Those of `length` pixels that have the label of a region, `pixels` of them.
@@ -128,7 +146,9 @@ inline void sum_packed_masked(const scalar_t* s, const int32_t* label, int64_t l
   }
   int64_t tail = 0;
   for (int64_t x = end; x < length; ++x) tail += label[x] == region;
-  fold_packed<M>(sums, squares, pixels - tail, center, sum, square);
+  for (int v = 0; v < M; ++v) sums[v].settle();
+  add_lanes<acc_t, L>(square, add_all(squares));
+  fold_packed<M>(sums, pixels - tail, center, sum);
   for (int64_t x = end; x < length; ++x) {
     if (label[x] != region) continue;
     for (int m = 0; m < M; ++m) add_one(s[x * M + m], center[m], sum[m], square[m]);

@@ -6,11 +6,46 @@
 namespace cas_ext::cpu {
 namespace CAS_ISA {
 
+// As many doubles as a row has lanes, in vectors that the processor has: GCC spills wider ones.
+template <int lanes>
+class Doubles {
+ public:
+  CAS_HD Doubles() {
+    for (int k = 0; k < kParts; ++k) part_[k] = Vec<double, D>{};
+  }
+  CAS_HD explicit Doubles(const double* from) {
+    for (int k = 0; k < kParts; ++k) part_[k] = load<Vec<double, D>>(from + k * D);
+  }
+  CAS_HD void store_to(double* to) const {
+    for (int k = 0; k < kParts; ++k) store(to + k * D, part_[k]);
+  }
+
+  CAS_HD void add(const Doubles& other) {
+    for (int k = 0; k < kParts; ++k) part_[k] += other.part_[k];
+  }
+
+  template <class acc_t>
+  CAS_HD void add(Vec<acc_t, lanes> v) {
+    if constexpr (kParts == 1) {
+      part_[0] += widen<lanes>(v);
+    } else {
+      part_[0] += widen<D>(half_of<0, acc_t, lanes>(v));
+      part_[1] += widen<D>(half_of<1, acc_t, lanes>(v));
+    }
+  }
+
+ private:
+  static constexpr int D = lanes < kLanes<double> ? lanes : kLanes<double>, kParts = lanes / D;
+  static_assert(kParts <= 2);
+  Vec<double, D> part_[kParts];
+};
+
 // Adds a row of channels to sums: float values themselves, doubles about the center.
 template <class acc_t, int lanes>
 CAS_HD void add_row(double* sum, Vec<acc_t, lanes> value, Vec<acc_t, lanes> d) {
-  const Vec<double, lanes> wide = widen<lanes>(std::is_same_v<acc_t, double> ? d : value);
-  store(sum, load<Vec<double, lanes>>(sum) + wide);
+  Doubles<lanes> total(sum);
+  total.template add<acc_t>(std::is_same_v<acc_t, double> ? d : value);
+  total.store_to(sum);
 }
 
 // One pixel, padded with zeros, added to a row of the table: lanes are channels. float: s is summed, double: d.
@@ -32,14 +67,13 @@ template <int kWidth, class Table, class acc_t>
 inline void sum_narrow_rows(Table& table, const int32_t* label, int64_t pixels, const acc_t* rows) {
   constexpr int L = kRowLanes<acc_t, kWidth>, kVectors = kWidth / L;
   using V = Vec<acc_t, L>;
-  using D = Vec<double, L>;
   int32_t region = kIgnored;
   V center[kVectors] = {}, squares{};
-  D sums[kVectors] = {};
+  Doubles<L> sums[kVectors];
   const auto save = [&] {
     if (region == kIgnored) return;
     store(table.row_square(region), squares);
-    for (int v = 0; v < kVectors; ++v) store(table.row_sum(region) + v * L, sums[v]);
+    for (int v = 0; v < kVectors; ++v) sums[v].store_to(table.row_sum(region) + v * L);
   };
   for (int64_t x = 0; x < pixels; ++x) {
     const int32_t i = label[x];
@@ -50,14 +84,14 @@ inline void sum_narrow_rows(Table& table, const int32_t* label, int64_t pixels, 
       squares = load<V>(table.row_square(i));
       for (int v = 0; v < kVectors; ++v) {
         center[v] = load<V>(table.pilot(i) + v * L);
-        sums[v] = load<D>(table.row_sum(i) + v * L);
+        sums[v] = Doubles<L>(table.row_sum(i) + v * L);
       }
     }
     if (i == kIgnored) continue;
     table.count_rows(i, 1);
     for (int v = 0; v < kVectors; ++v) {
       const V value = load<V>(rows + x * kWidth + v * L), d = value - center[v];
-      sums[v] += widen<L>(std::is_same_v<acc_t, double> ? d : value);
+      sums[v].template add<acc_t>(std::is_same_v<acc_t, double> ? d : value);
       squares += d * d;
     }
   }
@@ -88,38 +122,61 @@ inline void sum_pixel(const scalar_t* s, int64_t channels, const AccOf<scalar_t>
   store(square, load<V>(square) + squares);
 }
 
-// An interleaved segment, kRowLanes channels at a time; writes sum (channels), adds to square. channels >= kPad.
+constexpr int64_t kRowBlock = 32;  // pixels whose channels are all summed before the next: 8 KB for 64 of float32
+
+// An interleaved segment, kRowLanes channels at a time; writes sum (channels), adds to square. channels >= kPad. Memory
+// is asked for in order, a block ahead: the lines of a group of channels lie too far apart for the processor to guess.
 template <class scalar_t>
 inline void sum_pixels(const scalar_t* s, int64_t pixels, int64_t stride, int64_t channels,
                        const AccOf<scalar_t>* center, double* sum, double* square) {
   using acc_t = AccOf<scalar_t>;
   constexpr int L = kRowLanes<acc_t>;
   using V = Vec<acc_t, L>;
-  for (int64_t next = 0; next < channels; next += L) {
-    const int64_t m = std::min(next, channels - L);
-    const V c = load<V>(center + m);
-    Vec<double, L> sums[kChains] = {};
-    V squares[kChains] = {};
-    int64_t x = 0;
-    for (; x + kChains <= pixels; x += kChains) {
-      for (int k = 0; k < kChains; ++k) {
-        const V value = load_acc<L>(s + (x + k) * stride + m), d = value - c;
-        sums[k] += widen<L>(std::is_same_v<acc_t, double> ? d : value);
-        squares[k] += d * d;
+  constexpr bool kValues = std::is_same_v<scalar_t, float>;  // summed in double; else d is, as in Total
+  const double n = static_cast<double>(pixels);
+  for (int64_t m = 0; m < channels; ++m) sum[m] = 0;
+  for (; pixels > 0; pixels -= kRowBlock, s += kRowBlock * stride) {
+    const int64_t block = std::min(kRowBlock, pixels);
+    const scalar_t* ahead = s + kRowBlock * stride;
+    V squares{};
+    for (int64_t next = 0; next < channels; next += L) {
+      const int64_t m = std::min(next, channels - L);
+      const V c = load<V>(center + m);
+      Doubles<L> sums[2];
+      V parts[2] = {}, its_squares[2] = {};
+      const auto add = [&](int64_t x, int k) {
+        const V value = load_acc<L>(s + x * stride + m), d = value - c;
+        if constexpr (kValues) {
+          sums[k].template add<acc_t>(value);
+        } else {
+          parts[k] += d;
+        }
+        its_squares[k] += d * d;
+      };
+      int64_t x = 0;
+      for (; x + 2 <= block; x += 2, ahead += 2 * L) {
+        prefetch<2 * L>(ahead);
+        add(x, 0);
+        add(x + 1, 1);
+      }
+      if (x < block) add(x, 0);
+      sums[0].add(sums[1]);
+      if constexpr (!kValues) sums[0].template add<acc_t>(parts[0] + parts[1]);
+      const V total_square = its_squares[0] + its_squares[1];
+      if (m == next) {
+        sums[0].add(Doubles<L>(sum + m));
+        sums[0].store_to(sum + m);
+        squares += total_square;
+      } else {  // the last group says some of it again
+        double total[L];
+        sums[0].store_to(total);
+        for (int64_t k = next - m; k < L; ++k) sum[m + k] += total[k];
+        squares += lanes_from<acc_t, L>(next - m) ? total_square : V{};
       }
     }
-    for (; x < pixels; ++x) {
-      const V value = load_acc<L>(s + x * stride + m), d = value - c;
-      sums[0] += widen<L>(std::is_same_v<acc_t, double> ? d : value);
-      squares[0] += d * d;
-    }
-    Vec<double, L> total = (sums[0] + sums[1]) + (sums[2] + sums[3]);
-    if constexpr (std::is_same_v<acc_t, float>) total -= static_cast<double>(pixels) * widen<L>(c);
-    V total_square = (squares[0] + squares[1]) + (squares[2] + squares[3]);
-    total_square = lanes_from<acc_t, L>(next - m) ? total_square : V{};
-    store(sum + m, total);  // the last group says some of it again
-    add_lanes<acc_t, L>(square, total_square);
+    add_lanes<acc_t, L>(square, squares);
   }
+  for (int64_t m = 0; kValues && m < channels; ++m) sum[m] -= n * center[m];
 }
 
 }  // namespace CAS_ISA

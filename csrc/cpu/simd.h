@@ -130,12 +130,15 @@ CAS_HD void store_acc(scalar_t* to, Vec<AccOf<scalar_t>, lanes> v) {
   }
 }
 
-// The first n < lanes values at s, zero in the other lanes; reads nothing beyond them.
+// The first n <= lanes values at s, zero in the other lanes; reads nothing beyond them.
 template <int lanes, class acc_t>
 CAS_HD Vec<acc_t, lanes> load_first(const acc_t* s, int64_t n) {
 #if CAS_X86_LEVEL >= 4
-  if constexpr (lanes * sizeof(acc_t) == 64) {
+  if constexpr (lanes == 8 && sizeof(acc_t) == 8) {
     return (Vec<acc_t, lanes>)_mm512_maskz_loadu_pd(static_cast<__mmask8>((1 << n) - 1), s);
+  }
+  if constexpr (lanes == 16 && sizeof(acc_t) == 4) {
+    return (Vec<acc_t, lanes>)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1 << n) - 1), s);
   }
 #endif
 #if CAS_X86_LEVEL >= 2
@@ -181,108 +184,6 @@ CAS_HD Vec<double, lanes> load_wide(const float* s) {
   if constexpr (lanes == 4) return (Vec<double, lanes>)_mm256_cvtps_pd(_mm_loadu_ps(s));
 #endif
   return __builtin_convertvector(load<Vec<float, lanes>>(s), Vec<double, lanes>);
-}
-
-// Adds the lanes to eight doubles.
-template <class acc_t, int lanes>
-CAS_HD void add_lanes(double* eight, Vec<acc_t, lanes> v) {
-  if constexpr (std::is_same_v<acc_t, double>) {
-    store(eight, load<Vec<acc_t, lanes>>(eight) + v);
-  } else {
-#if CAS_X86_LEVEL >= 4
-    const __m512d sum = load<__m512d>(eight);
-    if constexpr (lanes == 16) {
-      const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256((__m512)v));
-      return store(eight, sum + (low + _mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)v, 1))));
-    }
-    if constexpr (lanes == 8) return store(eight, sum + _mm512_cvtps_pd((__m256)v));
-#endif
-    for (int k = 0; k < lanes; ++k) eight[k % kPad] += v[k];
-  }
-}
-
-// The sum of eight doubles, always in the same order.
-CAS_HD double sum_eight(const double* v) { return ((v[0] + v[4]) + (v[2] + v[6])) + ((v[1] + v[5]) + (v[3] + v[7])); }
-
-template <class acc_t, int lanes>
-CAS_HD double sum_lanes(Vec<acc_t, lanes> v) {
-#if CAS_X86_LEVEL >= 4  // the same order, in registers
-  if constexpr (std::is_same_v<acc_t, float> && lanes == 16) {
-    const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256((__m512)v));
-    return sum_lanes<double, 8>((Vec<double, 8>)(low + _mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)v, 1))));
-  }
-  if constexpr (std::is_same_v<acc_t, double> && lanes == 8) {
-    const __m256d four = _mm512_castpd512_pd256((__m512d)v) + _mm512_extractf64x4_pd((__m512d)v, 1);
-    const __m128d two = _mm256_castpd256_pd128(four) + _mm256_extractf128_pd(four, 1);
-    return two[0] + two[1];
-  }
-#endif
-  double eight[kPad] = {};
-  add_lanes<acc_t, lanes>(eight, v);
-  return sum_eight(eight);
-}
-
-// Half as many doubles as a vector has floats; of double, the vector itself.
-template <class acc_t>
-using Wide = Vec<double, std::is_same_v<acc_t, double> ? kLanes<acc_t> : kLanes<acc_t> / 2>;
-
-// Lane k: v[k] + v[k + lanes / 2] in double; of double, v[k].
-template <class acc_t>
-CAS_HD Wide<acc_t> add_halves(Vec<acc_t> v) {
-  if constexpr (std::is_same_v<acc_t, double>) {
-    return v;
-  } else {
-#if CAS_X86_LEVEL >= 4
-    const __m512d low = _mm512_cvtps_pd(_mm512_castps512_ps256((__m512)v));
-    return (Wide<acc_t>)(low + _mm512_cvtps_pd(_mm512_extractf32x8_ps((__m512)v, 1)));
-#elif CAS_X86_LEVEL >= 2
-    const __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128((__m256)v));
-    return (Wide<acc_t>)(low + _mm256_cvtps_pd(_mm256_extractf128_ps((__m256)v, 1)));
-#else
-    constexpr int kHalf = kLanes<acc_t> / 2;
-    const acc_t* lane = reinterpret_cast<const acc_t*>(&v);
-    return widen<kHalf>(load<Vec<acc_t, kHalf>>(lane)) + widen<kHalf>(load<Vec<acc_t, kHalf>>(lane + kHalf));
-#endif
-  }
-}
-
-// Adds the lanes to kPad values, or to as many as there are lanes.
-template <class acc_t>
-CAS_HD void add_to_eight(acc_t* eight, Vec<acc_t> v) {
-#if CAS_X86_LEVEL >= 4
-  if constexpr (std::is_same_v<acc_t, float>) {
-    const __m256 half = _mm512_castps512_ps256((__m512)v) + _mm512_extractf32x8_ps((__m512)v, 1);
-    return store(eight, load<__m256>(eight) + half);
-  }
-#endif
-  static_assert(kLanes<acc_t> <= kPad || CAS_X86_LEVEL >= 4);
-  store(eight, load<Vec<acc_t>>(eight) + v);
-}
-
-// Adds the sum of the lanes of v[k] to sum[k].
-template <int K, class D>
-CAS_HD void fold_planes(const D (&v)[K], double* sum) {
-#if CAS_X86_LEVEL >= 4
-  if constexpr (K == 8 && sizeof(D) == 64) {
-    const auto pair = [](const D& a, const D& b) {
-      return _mm512_unpacklo_pd((__m512d)a, (__m512d)b) + _mm512_unpackhi_pd((__m512d)a, (__m512d)b);
-    };
-    const auto halve = [](__m512d a, __m512d b) {
-      return _mm512_shuffle_f64x2(a, b, 0x88) + _mm512_shuffle_f64x2(a, b, 0xdd);
-    };
-    const __m512d low = halve(pair(v[0], v[1]), pair(v[2], v[3])), high = halve(pair(v[4], v[5]), pair(v[6], v[7]));
-    return store(sum, load<__m512d>(sum) + halve(low, high));
-  }
-#endif
-  for (int k = 0; k < K; ++k) {
-    if constexpr (sizeof(D) / sizeof(double) == kLanes<double>) {
-      sum[k] += sum_lanes<double, kLanes<double>>(v[k]);
-    } else {
-      double total = 0;
-      for (size_t lane = 0; lane < sizeof(D) / sizeof(double); ++lane) total += v[k][lane];
-      sum[k] += total;
-    }
-  }
 }
 
 // Which of `kLanes` pixels, from label[0] on, belong to a region.

@@ -7,88 +7,64 @@
 namespace cas_ext::cpu {
 namespace CAS_ISA {
 
-constexpr int kGroup = 4;  // planes that are summed together
-
-// K channels of a planar segment: writes their sums, adds their squares to eight doubles. The segment lies in a tile of
-// at least kLanes pixels, `left` of which are left from s on.
+// K <= kPad planes of a piece of a run (table.h): adds the sums of their values (double: of d) to `sum`, their squares
+// to eight doubles. The piece lies in a tile of at least kLanes pixels, `left` of which are left from s on.
 template <int K, class scalar_t>
 inline void sum_planes(const scalar_t* s, int64_t stride, int64_t pixels, int64_t left, const AccOf<scalar_t>* center,
                        double* sum, double* square) {
   using acc_t = AccOf<scalar_t>;
   constexpr int L = kLanes<acc_t>;
   using V = Vec<acc_t>;
-  V c[K], squares[K] = {};
-  Total<scalar_t> sums[K];
-  for (int k = 0; k < K; ++k) c[k] = splat(center[k]);
-  int64_t x = 0;
-  for (; x + L <= pixels; x += L) {
-    for (int k = 0; k < K; ++k) {
-      const scalar_t* at = s + k * stride + x;
-      prefetch_next_tile<L>(at);
-      const V d = load_acc<L>(at) - c[k];
-      sums[k].add(at, d);
-      squares[k] += d * d;
-    }
-  }
-  if (x < pixels) {  // a vector that ends in the tile; what does not belong to it is dropped
-    const int64_t first = std::min(x, left - L);
-    const Mask<acc_t> fresh = lanes_from<acc_t>(x - first) & ~lanes_from<acc_t>(pixels - first);
-    for (int k = 0; k < K; ++k) {
-      const scalar_t* at = s + k * stride + first;
-      prefetch_next_tile<L>(at);
-      const V d = fresh ? load_acc<L>(at) - c[k] : V{};
-      sums[k].add(at, d, fresh);
-      squares[k] += d * d;
-    }
-  }
-  for (int k = 1; k < K; ++k) squares[0] += squares[k];
-  add_lanes<acc_t, L>(square, squares[0]);
-  for (int k = 0; k < K; ++k) sum[k] = sums[k].about(center[k], pixels);
-}
-
-constexpr int64_t kPieceAhead = 512;  // pixels
-
-// Of many planes, and to L2: in L1 what lies at the same place of each competes for the same few lines.
-template <class scalar_t>
-CAS_HD void ask_for_piece(const scalar_t* s) {
-  __builtin_prefetch(s + kPieceAhead, 0, 2);
-}
-
-// The same of K <= kPad channels of a short segment, added to sums of the values themselves (to those of d for double)
-// and to kPad squares in acc_t.
-template <int K, class scalar_t>
-inline void sum_piece(const scalar_t* s, int64_t stride, int64_t pixels, int64_t left, const AccOf<scalar_t>* center,
-                      double* sum, AccOf<scalar_t>* square) {
-  using acc_t = AccOf<scalar_t>;
-  constexpr int L = kLanes<acc_t>;
-  using V = Vec<acc_t>;
-  V squares[2] = {};
+  constexpr bool kValues = std::is_same_v<scalar_t, float>;                 // summed in double; else d is, as in Total
+  constexpr int kVectors = K <= kPad / 2 ? 2 : 1, kSquares = 2 * kVectors;  // enough chains for any K
+  constexpr int64_t kBlock = kAdditions * kSquares / K * L;
   Wide<acc_t> sums[K] = {};
   int64_t x = 0;
-  for (; x + L <= pixels; x += L) {
+  for (int64_t end; x + L <= pixels; x = end) {
+    end = std::min(x + kBlock, x + (pixels - x) / L * L);
+    V squares[kSquares] = {}, parts[kValues ? 1 : kVectors][K] = {};
+    const auto add = [&](int64_t at_x, int v) {
 #pragma GCC unroll 8
-    for (int k = 0; k < K; ++k) {
-      const scalar_t* at = s + k * stride + x;
-      ask_for_piece(at);
-      const V value = load_acc<L>(at), d = value - center[k];
-      sums[k] += add_halves<acc_t>(std::is_same_v<acc_t, double> ? d : value);
-      squares[k % 2] += d * d;
+      for (int k = 0; k < K; ++k) {
+        const scalar_t* at = s + k * stride + at_x;
+        if (v == 0) prefetch_ahead<kVectors * L>(at);
+        const V d = load_acc<L>(at) - center[k];
+        if constexpr (kValues) {
+          sums[k] += load_wide<L / 2>(at) + load_wide<L / 2>(at + L / 2);
+        } else {
+          parts[v][k] += d;
+        }
+        squares[(v * K + k) % kSquares] += d * d;
+      }
+    };
+    for (; x + kVectors * L <= end; x += kVectors * L) {
+      for (int v = 0; v < kVectors; ++v) add(x + v * L, v);
     }
+    if (kVectors > 1 && x < end) add(x, 0);
+    if constexpr (!kValues) {
+      for (int k = 0; k < K; ++k)
+        sums[k] += add_halves<acc_t>(kVectors > 1 ? parts[0][k] + parts[kVectors - 1][k] : parts[0][k]);
+    }
+    add_lanes<acc_t, L>(square, add_all(squares));
   }
-  if (x < pixels) {  // a vector that ends in the tile; what does not belong to the segment is dropped
+  if (x < pixels) {  // a vector that ends in the tile; what does not belong to the piece is dropped
     const int64_t first = std::min(x, left - L);
     const Mask<acc_t> fresh = lanes_from<acc_t>(x - first) & ~lanes_from<acc_t>(pixels - first);
+    V squares[2] = {};
 #pragma GCC unroll 8
     for (int k = 0; k < K; ++k) {
       const scalar_t* at = s + k * stride + first;
-      ask_for_piece(at);
-      const V value = fresh ? load_acc<L>(at) : V{}, d = fresh ? value - center[k] : V{};
-      sums[k] += add_halves<acc_t>(std::is_same_v<acc_t, double> ? d : value);
+      prefetch_ahead<L>(at);
+      const V value = load_acc<L>(at), d = fresh ? value - center[k] : V{};
+      sums[k] += add_halves<acc_t>(kValues ? (fresh ? value : V{}) : d);
       squares[k % 2] += d * d;
     }
+    add_lanes<acc_t, L>(square, add_all(squares));
   }
   fold_planes<K>(sums, sum);
-  add_to_eight<acc_t>(square, squares[0] + squares[1]);
+  if constexpr (!kValues && std::is_same_v<acc_t, float>) {
+    for (int k = 0; k < K; ++k) sum[k] += static_cast<double>(pixels) * center[k];
+  }
 }
 
 constexpr int kUnroll = 2;  // chains of sum_masked
@@ -105,7 +81,7 @@ inline void sum_masked(const scalar_t* s, const int32_t* label, int64_t length, 
   V squares[R][kUnroll] = {};
   const int64_t end = length / (kUnroll * L) * (kUnroll * L);
   for (int64_t x = 0; x < end; x += kUnroll * L) {
-    if (first) prefetch_next_tile<kUnroll * L>(s + x);
+    if (first) prefetch_ahead<kUnroll * L>(s + x);
     for (int k = 0; k < kUnroll; ++k) {
       const scalar_t* at = s + x + k * L;
       const V value = load_acc<L>(at);
@@ -119,6 +95,7 @@ inline void sum_masked(const scalar_t* s, const int32_t* label, int64_t length, 
   }
   for (int r = 0; r < R; ++r) {
     sums[r][0].add(sums[r][1]);
+    sums[r][0].settle();
     add_lanes<acc_t, L>(square[r], squares[r][0] + squares[r][1]);
     int64_t tail = 0;
     double rest = 0;

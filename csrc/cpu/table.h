@@ -12,9 +12,19 @@
 namespace cas_ext::cpu {
 namespace CAS_ISA {
 
-constexpr int64_t kFirstSegment = 16;  // pixels summed about the first one
-constexpr int64_t kRowSegment = 64;    // pixels of a region whose rows are summed before a merge, at most
-constexpr int64_t kPilotPixels = 2;    // a segment has at most so many times the pixels behind its pilot
+constexpr int64_t kFirstSegment = 16;       // pixels summed about the first one
+constexpr int64_t kRowSegment = 64;         // pixels of a region whose rows are summed before a merge, at most
+constexpr int64_t kPlaneSegment = 1 << 14;  // the same of planes: a long sum of values would lose digits of s - pilot
+constexpr int64_t kPilotPixels = 2;         // a segment has at most so many times the pixels behind its pilot
+
+// A part of a run, and what happens to its region before.
+struct Piece {
+  int32_t region, begin, pixels;
+  bool meets;      // the region has not occurred before
+  bool renews;     // its rows are merged and its pilot is renewed
+  int64_t merged;  // pixels of those rows
+  int64_t count;   // pixels of the region then
+};
 
 template <class scalar_t>
 class RegionTable {
@@ -44,7 +54,7 @@ class RegionTable {
   void aim(int32_t i, const scalar_t* s, int64_t channel_stride) {
     if (limit_[i] == 0) {
       meet(i, s, channel_stride);
-    } else if (count_[i] >= kPilotPixels * aimed_[i]) {
+    } else if (seen(i) >= kPilotPixels * aimed_[i]) {
       flush(i);
       renew(i);
     }
@@ -54,12 +64,15 @@ class RegionTable {
 
   // As many pixels as a segment may have of a region that `aim` has not seen yet, or has.
   int64_t longest_now(int32_t i) const {
-    return limit_[i] == 0 ? kFirstSegment : std::max(longest(i), kPilotPixels * count_[i]);
+    return limit_[i] == 0 ? kFirstSegment : std::max(longest(i), kPilotPixels * seen(i));
   }
 
   double* squares(int32_t i) { return square_ + i * kPad; }
 
-  void merge(int32_t i, int64_t pixels) { merge(i, pixels, part, 0); }
+  void merge(int32_t i, int64_t pixels) {
+    merge(i, pixels, part, 0, 0, padded);
+    count_[i] += pixels;
+  }
 
   // The same, channel by channel; count_pixels comes last.
   void merge_channel(int32_t i, int64_t m, int64_t pixels, double sum) {
@@ -70,16 +83,58 @@ class RegionTable {
 
   void count_pixels(int32_t i, int64_t pixels) { count_[i] += pixels; }
 
-  // Rows: `expect_row` for every pixel (or piece of a run) of a block, then count_rows and the sums of each.
-  void expect_row(int32_t i, const scalar_t* s, int64_t channel_stride) {
-    if (room_[i] > 0) return;
+  // Rows: `expect_row` for every pixel of a block, then count_rows or count_block, and the sums of each.
+  // `many`: there may be as many as half of what can be summed before a merge.
+  void expect_row(int32_t i, const scalar_t* s, int64_t channel_stride, bool many = false) {
+    if (room_[i] > (many ? limit_[i] / 2 : 0)) return;
     if (limit_[i] == 0) return meet(i, s, channel_stride);
     flush(i);
     if (count_[i] >= kPilotPixels * aimed_[i]) renew(i);
   }
 
   void count_rows(int32_t i, int64_t pixels) { room_[i] -= static_cast<int32_t>(pixels); }
-  int64_t limit(int32_t i) const { return limit_[i]; }
+
+  // Counts pixels with these labels, if there is room for all of them.
+  bool count_block(const int32_t* label, int64_t pixels) {
+    int64_t x = 0;
+    while (x < pixels && (label[x] == kIgnored || room_[label[x]] > 0)) {
+      if (label[x] != kIgnored) --room_[label[x]];
+      ++x;
+    }
+    if (x == pixels) return true;
+    while (--x >= 0) {
+      if (label[x] != kIgnored) ++room_[label[x]];
+    }
+    return false;
+  }
+
+  // Planes: their sums become rows too, but a group of channels sees a whole tile before the next group does. So what
+  // happens to a region is planned first: the piece of at most `most` pixels from `begin` on. Returns how many it has.
+  int32_t plan(int32_t i, int64_t begin, int64_t most, Piece& piece) {
+    piece.region = i;
+    piece.begin = static_cast<int32_t>(begin);
+    piece.meets = limit_[i] == 0;
+    piece.renews = !piece.meets && (seen(i) >= kPilotPixels * aimed_[i] || fresh(i) >= kPlaneSegment);
+    piece.merged = fresh(i);
+    if (piece.meets) start(i);
+    if (piece.renews) {
+      settle(i);
+      aim_at_mean(i);
+    }
+    piece.count = count_[i];
+    piece.pixels = static_cast<int32_t>(std::min(most, longest(i)));
+    count_rows(i, piece.pixels);
+    return piece.pixels;
+  }
+
+  // Then, for channels [first, last): what comes before the sums of a piece. `s`: its first pixel.
+  void prepare(const Piece& piece, int64_t first, int64_t last, const scalar_t* s, int64_t channel_stride) {
+    const int32_t i = piece.region;
+    if (piece.meets) return meet_channels(i, first, last, s, channel_stride);
+    if (!piece.renews) return;
+    merge_rows(i, piece.merged, first, last);
+    renew_channels(i, piece.count, first, last);
+  }
 
   double* row_sum(int32_t i) { return row_sum_ + i * padded; }
   acc_t* row_square(int32_t i) { return row_square_ + i * kPad; }
@@ -108,24 +163,41 @@ class RegionTable {
  private:
   // Begins region i with its first pixel.
   void meet(int32_t i, const scalar_t* s, int64_t channel_stride) {
-    for (int64_t m = 0; m < padded; ++m) {
-      const acc_t value = m < M ? to_acc(s[m * channel_stride]) : 0;
-      base_[i * padded + m] = pilot_[i * padded + m] = value;
-      sum_[i * padded + m] = row_sum_[i * padded + m] = 0;
-    }
+    start(i);
+    meet_channels(i, 0, padded, s, channel_stride);
+  }
+
+  void start(int32_t i) {
     for (int k = 0; k < kPad; ++k) square_[i * kPad + k] = row_square_[i * kPad + k] = 0;
     count_[i] = aimed_[i] = 0;
     limit_[i] = room_[i] = static_cast<int32_t>(kFirstSegment);
   }
 
-  // Takes the mean so far as pilot, cut to a value of the stored type: the difference of two such is exact, or nearly.
-  void renew(int32_t i) {
-    const double inverse_n = 1 / static_cast<double>(count_[i]);
-    for (int64_t k = 0; k < padded; ++k) {
-      pilot_[i * padded + k] = cut(static_cast<acc_t>(base_[i * padded + k] + sum_[i * padded + k] * inverse_n));
+  void meet_channels(int32_t i, int64_t first, int64_t last, const scalar_t* s, int64_t channel_stride) {
+    for (int64_t m = first; m < last; ++m) {
+      const acc_t value = m < M ? to_acc(s[m * channel_stride]) : 0;
+      base_[i * padded + m] = pilot_[i * padded + m] = value;
+      sum_[i * padded + m] = row_sum_[i * padded + m] = 0;
     }
+  }
+
+  // Takes the mean so far as pilot.
+  void renew(int32_t i) {
+    renew_channels(i, count_[i], 0, padded);
+    aim_at_mean(i);
+  }
+
+  void aim_at_mean(int32_t i) {
     aimed_[i] = count_[i];
     limit_[i] = room_[i] = static_cast<int32_t>(std::min(kRowSegment, kPilotPixels * aimed_[i]));
+  }
+
+  // Cut to a value of the stored type: the difference of two such is exact, or nearly.
+  void renew_channels(int32_t i, int64_t count, int64_t first, int64_t last) {
+    const double inverse_n = 1 / static_cast<double>(count);
+    for (int64_t k = i * padded + first; k < i * padded + last; ++k) {
+      pilot_[k] = cut(static_cast<acc_t>(base_[k] + sum_[k] * inverse_n));
+    }
   }
 
   static acc_t cut(acc_t value) {
@@ -138,34 +210,47 @@ class RegionTable {
     return value;
   }
 
-  // Adds the sums of values s - pilot to those of s - base; the squares of s - pilot are in square_ already.
-  // `uncentered`: of how many values the pilot has yet to be subtracted.
-  void merge(int32_t i, int64_t pixels, const double* sums, double uncentered) {
+  // Adds the sums of values s - pilot of channels [first, last) to those of s - base; the squares of s - pilot are in
+  // square_ already. `uncentered`: of how many values the pilot has yet to be subtracted.
+  void merge(int32_t i, int64_t pixels, const double* sums, double uncentered, int64_t first, int64_t last) {
     const double n = static_cast<double>(pixels), *base = base_ + i * padded;
     const acc_t* pilot = pilot_ + i * padded;
     double *sum = sum_ + i * padded, *square = square_ + i * kPad;
     constexpr int D = kLanes<double> < kNarrow ? kLanes<double> : kNarrow;
     using V = Vec<double, D>;
-    for (int64_t m = 0; m < padded; m += D) {
+    for (int64_t m = first; m < last; m += D) {
       const V about = widen<D>(load<Vec<acc_t, D>>(pilot + m)), shift = about - load<V>(base + m);
       const V s = load<V>(sums + m) - uncentered * about;
       store(sum + m, load<V>(sum + m) + (s + n * shift));
       double* to = square + m % kPad;
       store(to, load<V>(to) + shift * (2 * s + n * shift));
     }
-    count_[i] += pixels;
   }
+
+  int64_t fresh(int32_t i) const { return limit_[i] - room_[i]; }
+  int64_t seen(int32_t i) const { return count_[i] + fresh(i); }
 
   // Merges the rows of region i.
   void flush(int32_t i) {
-    const int64_t fresh = limit_[i] - room_[i];
-    if (fresh == 0) return;
+    if (fresh(i) == 0) return;
+    merge_rows(i, fresh(i), 0, padded);
+    settle(i);
+  }
+
+  void merge_rows(int32_t i, int64_t pixels, int64_t first, int64_t last) {
     double* sum = row_sum_ + i * padded;
+    merge(i, pixels, sum, std::is_same_v<acc_t, float> ? static_cast<double>(pixels) : 0, first, last);
+    for (int64_t m = first; m < last; ++m) sum[m] = 0;
+  }
+
+  // What of a merge of rows does not depend on the channel.
+  void settle(int32_t i) {
     acc_t* square = row_square_ + i * kPad;
-    for (int k = 0; k < kPad; ++k) square_[i * kPad + k] += square[k];
-    merge(i, fresh, sum, std::is_same_v<acc_t, float> ? static_cast<double>(fresh) : 0);
-    for (int64_t m = 0; m < padded; ++m) sum[m] = 0;
-    for (int k = 0; k < kPad; ++k) square[k] = 0;
+    for (int k = 0; k < kPad; ++k) {
+      square_[i * kPad + k] += square[k];
+      square[k] = 0;
+    }
+    count_[i] += fresh(i);
     room_[i] = limit_[i];
   }
 
