@@ -54,6 +54,11 @@ EVERY_MASK = pytest.mark.parametrize("mask", MASKS.values(), ids=MASKS)
 LAYOUTS = pytest.mark.parametrize("interleaved", [False, True], ids=["planar", "interleaved"])
 
 
+# Of means, relative to the largest, where a region has an outlier 3e4 to 3e5 times as far off as its values scatter:
+# a tensor core cuts off what lies below the last bit of the largest of the 32 values that it adds up, 2^-24 of it on
+# average. Sums by accumulate_table are rounded.
+OUTLIER_BOUND = {"matrix": 32 * 2.0**-24, "table": 3e-7}
+
 pytestmark = pytest.mark.usefixtures("fresh_counters")
 
 
@@ -157,20 +162,20 @@ def test_every_schedule_gives_the_same_bits(name, channels, dtype, interleaved):
 @EVERY_MASK
 @pytest.mark.parametrize("first", [0.999, 30.0])
 @pytest.mark.parametrize("channels", [3, 9])
-def test_nearly_constant_values_keep_their_digits(mask, first, channels):
+def test_nearly_constant_values_keep_their_digits(mask, first, channels, kernel):
     """Values .999 +- 1e-3, also with an outlier as the first pixel of every tile, which is the first pilot of its region."""
     input, target, regions = tensors(mask, channels, False)
     input = 0.999 + 1e-3 * (input - 0.5)
     input[:, :, ::BLOCK_PIXELS] = first
     _, mean, scatter = emulated.accumulate(input, target, regions, IGNORED, False)
     expected = reference.region_moments(input.double(), target, regions, ignore_index=IGNORED)
-    assert error(mean, expected.mean) < 3e-7
+    assert error(mean, expected.mean) < (OUTLIER_BOUND[kernel] if first != 0.999 else 3e-7)
     assert error(scatter, expected.scatter) < 1e-6
 
 
 @LAYOUTS
 @pytest.mark.parametrize("channels", [4, 9])
-def test_an_outlier_that_is_a_segment_of_its_own_costs_no_digits(interleaved, channels):
+def test_an_outlier_that_is_a_segment_of_its_own_costs_no_digits(interleaved, channels, kernel):
     """A region's first segment in each tile is one pixel, far from the other 224: about it, 8 bits would cancel."""
     place = torch.arange(PIXELS) % BLOCK_PIXELS
     input, target, regions = tensors((place < 31).long() * 2, channels, interleaved)
@@ -179,14 +184,14 @@ def test_an_outlier_that_is_a_segment_of_its_own_costs_no_digits(interleaved, ch
     input[:, :, place == 31] = 30.0
     _, mean, scatter = emulated.accumulate(input, target, regions, IGNORED, False)
     expected = reference.region_moments(input.double(), target, regions, ignore_index=IGNORED)
-    assert error(mean, expected.mean) < 3e-7
+    assert error(mean, expected.mean) < OUTLIER_BOUND[kernel]
     assert error(scatter, expected.scatter) < 1e-6
 
 
 @LAYOUTS
 @pytest.mark.parametrize("labels", [1, 2], ids=["in place", "brought together"])
 @pytest.mark.parametrize("channels", [3, 9])
-def test_an_outlier_at_any_place_of_a_tile_costs_no_digits(labels, interleaved, channels):
+def test_an_outlier_at_any_place_of_a_tile_costs_no_digits(labels, interleaved, channels, kernel):
     """256 images of one tile, each with its outlier elsewhere: some are at the places that sums start from."""
     mask = random(labels)[:BLOCK_PIXELS] * 2  # label 1 is IGNORED
     images = torch.arange(BLOCK_PIXELS)
@@ -198,5 +203,5 @@ def test_an_outlier_at_any_place_of_a_tile_costs_no_digits(labels, interleaved, 
     target = mask[:, None].expand(len(images), -1, 1).contiguous().int()
     _, mean, scatter = emulated.accumulate(input, target, 6, IGNORED, False)
     expected = reference.region_moments(input.double(), target, 6, ignore_index=IGNORED)
-    assert error(mean, expected.mean) < 3e-7
+    assert error(mean, expected.mean) < OUTLIER_BOUND[kernel]
     assert error(scatter, expected.scatter) < 1e-6
