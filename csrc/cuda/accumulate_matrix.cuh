@@ -1,4 +1,4 @@
-// accumulate_matrix_kernel: N <= kMatrixRegions, no softmax, no doubles: any mask costs about the same.
+// accumulate_matrix_kernel: floats, N <= kMatrixRegions, kMatrixLeast <= M, no softmax: any mask costs about the same.
 // Grid:   B * splits blocks. A block owns pixels_per_split consecutive pixels of one image and a table (N, M) of its
 //         own in global memory. It walks its pixels in intervals, and those in steps of kStepPixels.
 // Block:  a warp for every kWarpChannels channels, at most kMatrixWarps; more channels take several passes over an
@@ -22,14 +22,9 @@ namespace cas_ext {
 // registers allow without spilling.
 constexpr int matrix_blocks(int products) { return products <= 2 ? 4 : 3; }
 
-template <class scalar_t, int V, bool kInterleaved, int kProducts>
+template <int V, bool kInterleaved, int kProducts>
 __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProducts))
     accumulate_matrix_kernel(AccumulateParams p) {
-  using Pixels = LanePixels<scalar_t>;
-  using part_t = typename Parts<scalar_t>::type;
-  constexpr int K = Parts<scalar_t>::kCount;
-  // No square of a difference that parts cannot hold is smaller.
-  constexpr float kMostSquare = Parts<scalar_t>::kMost * Parts<scalar_t>::kMost;
   const int64_t N = p.shape.regions, P = p.shape.pixels;
   const unsigned regions = static_cast<unsigned>(N), M = static_cast<unsigned>(p.shape.channels);
   const auto [b, split] = block_place(p.splits);
@@ -38,8 +33,7 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
       static_cast<unsigned>(begin + p.pixels_per_split < P ? p.pixels_per_split : P - begin);
   const int64_t pixel_stride = kInterleaved ? p.input.pixel_stride : 1;
   const int64_t channel_stride = kInterleaved ? 1 : p.input.channel_stride;
-  const scalar_t* const input =
-      static_cast<const scalar_t*>(p.input.data) + b * p.input.image_stride + begin * pixel_stride;
+  const float* const input = static_cast<const float*>(p.input.data) + b * p.input.image_stride + begin * pixel_stride;
   auto& shared = *reinterpret_cast<MatrixShared*>(shared_arena());
 
   constexpr unsigned kChannels = kWarpChannels;
@@ -64,30 +58,31 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
   const auto padded = [](unsigned length) { return (length + kStepPixels - 1) / kStepPixels * kStepPixels; };
   // Chunks in the order of their use: loads run ahead of sums. What changes from pass to pass is in shared memory.
   struct {
-    const scalar_t* from;
+    const float* from;
     unsigned left, beyond;  // pixels of this pass, of which the last ones are not the lane's, but others' or none
     unsigned channels;      // from the lane's on
   } next;
   const auto begin_pass = [&](unsigned done, unsigned length, unsigned channel) {
-    const unsigned place = Pixels::place(own.t, 0), m = channel + own.warp * kChannels + 2 * own.g;
-    next.from = input + (done + place) * pixel_stride + m * channel_stride;
+    const MatrixPlace here(p, thread_again(), channel + thread_again() / kWarpSize * kChannels);
+    const unsigned place = lane_pixel(here.t, 0), m = 2 * here.g;
+    next.from = input + (done + place) * pixel_stride + (here.channel + m) * channel_stride;
     next.left = padded(length);
     next.beyond = next.left - length + place;
-    next.channels = m < M ? M - m : 0;
+    next.channels = m < here.channels ? here.channels - m : 0;
     __syncwarp();  // all lanes have read
-    if (own.lane == 0) {
-      shared.next_done[own.warp] = done;
-      shared.next_length[own.warp] = length;
-      shared.next_channel[own.warp] = channel;
+    if (here.lane == 0) {
+      shared.next_done[here.warp] = done;
+      shared.next_length[here.warp] = length;
+      shared.next_channel[here.warp] = channel;
     }
     __syncwarp();
   };
   begin_pass(0, length_at(0), 0);
-  ChunkValues<scalar_t, V, kInterleaved> values[kChunksAhead<scalar_t, V>];
-  const auto load_next = [&](auto& chunk) {
+  ChunkValues<V, kInterleaved> values;
+  const auto load_next = [&] {
     if (next.left == 0) return;
-    chunk.load(next.from, kInterleaved ? pixel_stride : channel_stride,
-               next.left > next.beyond ? next.left - next.beyond : 0, next.channels);
+    values.load(next.from, kInterleaved ? pixel_stride : channel_stride,
+                next.left > next.beyond ? next.left - next.beyond : 0, next.channels);
     next.from += kChunkPixels * pixel_stride;
     next.left -= kChunkPixels;
     if (next.left != 0) return;
@@ -100,8 +95,7 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
     }
     begin_pass(done, length, channel);
   };
-#pragma unroll
-  for (auto& chunk : values) load_next(chunk);
+  load_next();
 
   RegionSums sums[kProducts][2];
   for (unsigned done = 0; done < size;) {
@@ -129,14 +123,13 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
 #pragma unroll
         for (unsigned c = 0; c < kStepPixels / kChunkPixels; ++c) {
           const unsigned x = step + c * kChunkPixels;
-          auto& chunk = values[c % kChunksAhead<scalar_t, V>];
           LaneValues s;
 #pragma unroll
           for (unsigned j = 0; j < 8; ++j) {
 #pragma unroll
-            for (unsigned h = 0; h < 2; ++h) s[j][h] = chunk.at(j, h);
+            for (unsigned h = 0; h < 2; ++h) s[j][h] = values.at(j, h);
           }
-          load_next(chunk);
+          load_next();
           if (own.channels == 0) continue;
           const unsigned thread = thread_again();
           const unsigned products = shared.products[x / kChunkPixels];
@@ -162,14 +155,14 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
           }
           uint32_t code[4];  // of pairs of pixels
 #pragma unroll
-          for (unsigned j = 0; j < 8; j += Pixels::kRun) {
-            using Word = typename WordOf<2 * Pixels::kRun>::type;
-            const Word word = *reinterpret_cast<const Word*>(&shared.code[x + Pixels::place(own.t, j)]);
+          for (unsigned j = 0; j < 8; j += kLaneRun) {
+            using Word = typename WordOf<2 * kLaneRun>::type;
+            const Word word = *reinterpret_cast<const Word*>(&shared.code[x + lane_pixel(own.t, j)]);
             memcpy(&code[j / 2], &word, sizeof(word));
           }
           unsigned met = 0;  // pixels that are in the table by now
           if (const unsigned young = shared.any_young ? shared.young[x / kChunkPixels] : 0; young != 0) {
-            met = meet_regions<scalar_t, Pixels>(p, shared, own.channel, x, young, s);
+            met = meet_regions(p, shared, own.channel, x, young, s);
           }
           LaneValues d;
           float square[8];
@@ -182,27 +175,27 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
           }
           const float all =
               ((square[0] + square[1]) + (square[2] + square[3])) + ((square[4] + square[5]) + (square[6] + square[7]));
-          const bool apart = __any_sync(kFullWarp, !(all < kMostSquare));
+          const bool apart = __any_sync(kFullWarp, !isfinite(all));
           if (apart || met != 0) {
 #pragma unroll
             for (unsigned j = 0; j < 8; ++j) {
-              const bool known = met >> Pixels::place(own.t, j) & 1;
+              const bool known = met >> lane_pixel(own.t, j) & 1;
 #pragma unroll
               for (unsigned h = 0; h < 2; ++h) d[j][h] = known && isfinite(d[j][h]) ? 0.f : d[j][h];
             }
-            if (apart) keep_apart<scalar_t, Pixels>(p, shared, own.channel, x, d);
+            if (apart) keep_nonfinite_apart(p, shared, own.channel, x, d);
           }
 #pragma unroll
           for (unsigned j = 0; j < 8; j += 4) {
             float* const to = shared.squares(regions, own.stride) + thread / 4 * kSquareStride + c * kChunkPixels +
-                              Pixels::place(thread % 4, j);
+                              lane_pixel(thread % 4, j);
             *reinterpret_cast<float4*>(to) = make_float4(square[j], square[j + 1], square[j + 2], square[j + 3]);
           }
-          PartPairs part[2][2][K];  // of 16 pixels, of channel h
+          PartPairs part[2][2][kParts];  // of 16 pixels, of channel h
 #pragma unroll
           for (unsigned j = 0; j < 8; j += 2) {
 #pragma unroll
-            for (unsigned h = 0; h < 2; ++h) split_pair<part_t>(d[j][h], d[j + 1][h], part[j / 4][h], j / 2 % 2);
+            for (unsigned h = 0; h < 2; ++h) split_pair(d[j][h], d[j + 1][h], part[j / 4][h], j / 2 % 2);
           }
           // Region g's code twice, of each product: from `thread`, else those of all products would wait in registers.
           const uint32_t eight = 8 * (own.stride / 2) * 0x10001u;
@@ -214,16 +207,16 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
             OneHot onehot[2];  // of 16 pixels
 #pragma unroll
             for (unsigned k = 0; k < 4; ++k) {
-              onehot[k / 2][k % 2 * 2] = Pairs16<part_t>::equal(code[k], row);
-              onehot[k / 2][k % 2 * 2 + 1] = Pairs16<part_t>::equal(code[k], other);
+              onehot[k / 2][k % 2 * 2] = equal_codes(code[k], row);
+              onehot[k / 2][k % 2 * 2 + 1] = equal_codes(code[k], other);
             }
 #pragma unroll
             for (unsigned h = 0; h < 2; ++h) {
               RegionSums found = {0, 0, 0, 0};  // by tensor cores, which cut off what they add; the rest is rounded
 #pragma unroll
-              for (int q = K - 1; q >= 0; --q) {  // small parts first
+              for (int q = kParts - 1; q >= 0; --q) {  // small parts first
 #pragma unroll
-                for (unsigned k = 0; k < 2; ++k) add_product<part_t>(found, onehot[k], part[k][h][q]);
+                for (unsigned k = 0; k < 2; ++k) add_product(found, onehot[k], part[k][h][q]);
               }
 #pragma unroll
               for (unsigned e = 0; e < 4; ++e) sums[i][h][e] += found[e];
@@ -238,7 +231,7 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
       }
       if (own.channels > 0) {
         end_run(p, shared, own.channel, regions);
-        add_to_table<scalar_t>(p, shared, own.channel, sums);
+        add_to_table(p, shared, own.channel, sums);
       }
       __syncwarp();  // sums and pilots of the next pass: of other channels
     }

@@ -95,33 +95,31 @@ void launch_small(const AccumulateParams& p, dim3 grid, Launch& launch) {
   }
 }
 
-template <class scalar_t, bool kTogether, bool kInterleaved, class Launch>
+template <bool kTogether, bool kInterleaved, class Launch>
 void launch_matrix(const AccumulateParams& p, dim3 grid, Launch& launch) {
-  constexpr int V = !kTogether ? 1 : kInterleaved ? 2 : 16 / sizeof(scalar_t);
+  constexpr int V = !kTogether ? 1 : kInterleaved ? 2 : 16 / sizeof(float);
   const dim3 block(static_cast<unsigned>(matrix_warps(p.shape) * kWarpSize));
   const size_t shared = matrix_shared_bytes(p.shape);
   constexpr int kFew = 2, kMost = kMatrixRegions / kProductRegions;
   if (p.shape.regions <= kFew * kProductRegions) {
-    launch(accumulate_matrix_kernel<scalar_t, V, kInterleaved, kFew>, grid, block, shared, p);
+    launch(accumulate_matrix_kernel<V, kInterleaved, kFew>, grid, block, shared, p);
   } else {
-    launch(accumulate_matrix_kernel<scalar_t, V, kInterleaved, kMost>, grid, block, shared, p);
+    launch(accumulate_matrix_kernel<V, kInterleaved, kMost>, grid, block, shared, p);
   }
 }
 
 template <class Launch>
-void launch_moments(const AccumulateParams& p, const AccumulatePlan& plan, Launch& launch) {
+void launch_blocks(const AccumulateParams& p, const AccumulatePlan& plan, Launch& launch) {
   const dim3 grid(static_cast<unsigned>(p.shape.images * p.splits));
+  if (plan.kernel == AccumulateKernel::kMatrix) {
+    return visit_flags(plan.V > 1, p.input.interleaved, [&](auto together, auto interleaved) {
+      launch_matrix<together.value, interleaved.value>(p, grid, launch);
+    });
+  }
   visit_scalar(p.scalar, [&](auto scalar) {
     using scalar_t = decltype(scalar);
     const bool behind_softmax = p.activation == Activation::kSoftmax;
     const bool small = plan.kernel == AccumulateKernel::kSmall;
-    if constexpr (!std::is_same_v<scalar_t, double>) {
-      if (plan.kernel == AccumulateKernel::kMatrix) {
-        return visit_flags(plan.V > 1, p.input.interleaved, [&](auto together, auto interleaved) {
-          launch_matrix<scalar_t, together.value, interleaved.value>(p, grid, launch);
-        });
-      }
-    }
     visit_flags(plan.V > 1, p.input.interleaved, behind_softmax, [&](auto wide, auto interleaved, auto softmax) {
       if (small && p.shape.regions <= 2) {
         launch_small<scalar_t, wide.value, interleaved.value, softmax.value, 2>(p, grid, launch);
@@ -134,6 +132,11 @@ void launch_moments(const AccumulateParams& p, const AccumulatePlan& plan, Launc
       }
     });
   });
+}
+
+template <class Launch>
+void launch_moments(const AccumulateParams& p, const AccumulatePlan& plan, Launch& launch) {
+  launch_blocks(p, plan, launch);
   if (plan.merge != Merge::kKernel) return;
   launch(merge_kernel, dim3(static_cast<unsigned>(p.shape.images * p.shape.regions)), dim3(kMergeThreads),
          sizeof(MergeShared), p);

@@ -6,50 +6,26 @@
 
 namespace cas_ext {
 
-// A pilot with so few bits, relative to values as large as `largest`, that the differences of half types from it have
-// no more than kParts hold. Floats have three parts, which hold any difference.
-template <class scalar_t>
-__device__ __forceinline__ float coarse_pilot(float mean, float largest) {
-  if constexpr (sizeof(scalar_t) > 2) return mean;
-  const float power = __uint_as_float(__float_as_uint(fmaxf(largest, fabsf(mean))) & 0x7f800000u);
-  const float magic = power * (3 << 14);  // its last bit is 2^-8 of `power`
-  const float coarse = (mean + magic) - magic;
-  return isfinite(coarse) ? coarse : mean;
-}
-
 // Gives regions that the block meets for the first time a pilot, a value of theirs, and lets the pilots of young ones
 // follow the values of a chunk, to the mean of the pixels so far. It adds the latter to the table's sums, and returns
 // which pixels those are: products must not add them again.
-template <class scalar_t, class Pixels>
 __device__ __forceinline__ unsigned meet_regions(const AccumulateParams& p, MatrixShared& shared, unsigned channel,
                                                  unsigned chunk_begin, unsigned young, const LaneValues& s) {
   const MatrixPlace own(p, thread_again(), channel);
   const unsigned regions = static_cast<unsigned>(p.shape.regions);
-  float largest[2] = {0, 0};  // of each channel's values, whatever their region
-#pragma unroll
-  for (unsigned h = 0; h < 2; ++h) {
-    if constexpr (sizeof(scalar_t) == 2) {
-#pragma unroll
-      for (unsigned j = 0; j < 8; ++j) largest[h] = fmaxf(largest[h], fabsf(s[j][h]));
-#pragma unroll
-      for (unsigned step = 1; step < 4; step *= 2) {
-        largest[h] = fmaxf(largest[h], __shfl_xor_sync(kFullWarp, largest[h], step));
-      }
-    }
-  }
   const unsigned mine = shared.region[chunk_begin + own.lane];
   const bool leads = (__match_any_sync(kFullWarp, mine) & ((1u << own.lane) - 1)) == 0;
   const bool is_new = mine < regions && leads && shared.total[mine] == 0 && shared.seen[own.warp][mine] == 0;
   const unsigned first = __ballot_sync(kFullWarp, is_new);
 #pragma unroll
   for (unsigned j = 0; j < 8; ++j) {
-    const unsigned place = Pixels::place(own.t, j);
+    const unsigned place = lane_pixel(own.t, j);
     if (!(first >> place & 1)) continue;
     const unsigned region = shared.region[chunk_begin + place];
     float* const pilot = reinterpret_cast<float*>(pilots_of(shared, own, region));
 #pragma unroll
     for (unsigned h = 0; h < 2; ++h) {
-      pilot[h] = coarse_pilot<scalar_t>(s[j][h], largest[h]);
+      pilot[h] = s[j][h];
       if (2 * own.g + h < own.channels) row_of(p, own, region)[2 * own.g + h] = 0;
     }
   }
@@ -71,7 +47,7 @@ __device__ __forceinline__ unsigned meet_regions(const AccumulateParams& p, Matr
     for (unsigned h = 0; h < 2; ++h) {
       old[h] = pilot[h];
 #pragma unroll
-      for (unsigned j = 0; j < 8; ++j) sum[h] += members >> Pixels::place(own.t, j) & 1 ? s[j][h] - old[h] : 0.f;
+      for (unsigned j = 0; j < 8; ++j) sum[h] += members >> lane_pixel(own.t, j) & 1 ? s[j][h] - old[h] : 0.f;
 #pragma unroll
       for (unsigned step = 1; step < 4; step *= 2) sum[h] += __shfl_xor_sync(kFullWarp, sum[h], step);
     }
@@ -83,8 +59,7 @@ __device__ __forceinline__ unsigned meet_regions(const AccumulateParams& p, Matr
       if (own.t != 0 || m >= own.channels) continue;
       double& cell = row_of(p, own, region)[m];
       const double known = cell;
-      const float mean = old[h] + (static_cast<float>(known) + sum[h]) / (before + n);
-      const float next = coarse_pilot<scalar_t>(mean, largest[h]);
+      const float next = old[h] + (static_cast<float>(known) + sum[h]) / (before + n);
       const double shift = isfinite(next) ? static_cast<double>(next) - old[h] : 0.0;
       square += static_cast<float>(moved_square_sum<double>(0, known, before, shift));
       cell = isfinite(next) ? moved_sum<double>(known + sum[h], before + n, shift) : known;
@@ -100,29 +75,22 @@ __device__ __forceinline__ unsigned meet_regions(const AccumulateParams& p, Matr
   return met;
 }
 
-// What products cannot hold: a difference that is not finite would spoil the sums of all regions, as 0 times it is a
-// NaN; so the region's pilot becomes a NaN instead, and its mean with it. One that is too large goes to the table at
-// once.
-template <class scalar_t, class Pixels>
-__device__ __forceinline__ void keep_apart(const AccumulateParams& p, MatrixShared& shared, unsigned channel,
-                                           unsigned chunk_begin, LaneValues& d) {
+// A difference that is not finite would spoil the sums of all regions, as 0 times it is a NaN: the region's pilot, and
+// so its mean, becomes a NaN instead, for good.
+__device__ __forceinline__ void keep_nonfinite_apart(const AccumulateParams& p, MatrixShared& shared, unsigned channel,
+                                                     unsigned chunk_begin, LaneValues& d) {
   const MatrixPlace own(p, thread_again(), channel);
-  constexpr float kMost = Parts<scalar_t>::kMost;
-  const auto fits = [](float value) { return kMost < INFINITY ? fabsf(value) <= kMost : isfinite(value); };
   __syncwarp();  // pilots have been read
 #pragma unroll 1
   for (unsigned t = 0; t < 4; ++t) {  // one after the other: they may share a region
 #pragma unroll
     for (unsigned j = 0; j < 8; ++j) {
-      const unsigned region = shared.region[chunk_begin + Pixels::place(own.t, j)];
+      const unsigned region = shared.region[chunk_begin + lane_pixel(own.t, j)];
+      float* const pilot = reinterpret_cast<float*>(pilots_of(shared, own, region));
 #pragma unroll
       for (unsigned h = 0; h < 2; ++h) {
-        if (own.t != t || fits(d[j][h]) || region >= p.shape.regions) continue;
-        if (isfinite(d[j][h])) {
-          row_of(p, own, region)[2 * own.g + h] += d[j][h];
-        } else {
-          reinterpret_cast<float*>(pilots_of(shared, own, region))[h] = static_cast<float>(not_a_number());
-        }
+        if (own.t != t || region >= p.shape.regions || isfinite(d[j][h])) continue;
+        pilot[h] = static_cast<float>(not_a_number());
       }
     }
     __syncwarp();
@@ -130,7 +98,7 @@ __device__ __forceinline__ void keep_apart(const AccumulateParams& p, MatrixShar
 #pragma unroll
   for (auto& of_pixel : d) {
 #pragma unroll
-    for (float& value : of_pixel) value = fits(value) ? value : 0.f;
+    for (float& value : of_pixel) value = isfinite(value) ? value : 0.f;
   }
 }
 
@@ -172,7 +140,7 @@ __device__ __forceinline__ bool pilot_moves(const MatrixShared& shared, unsigned
 }
 
 // Adds a pass's sums of an interval to the table, and moves pilots.
-template <class scalar_t, int kProducts>
+template <int kProducts>
 __device__ __forceinline__ void add_to_table(const AccumulateParams& p, MatrixShared& shared, unsigned channel,
                                              const RegionSums (&sums)[kProducts][2]) {
   const MatrixPlace own(p, thread_again(), channel);
@@ -188,30 +156,21 @@ __device__ __forceinline__ void add_to_table(const AccumulateParams& p, MatrixSh
       if (n > 0) {
         const unsigned after = shared.total[region] + n;
         double* const row = row_of(p, own, region) + 4 * own.t;
-        double sum[4];  // of neighbouring channels
+        float* const pilot = shared.pilots() + region * own.stride + own.channel + 4 * own.t;
+        const bool moves = pilot_moves(shared, region, after);
+        const float inverse = moves ? 1.f / after : 0.f;
 #pragma unroll
-        for (unsigned e = 0; e < 4; ++e) {
-          if (4 * own.t + e < own.channels) sum[e] = row[e] + sums[i][e % 2][2 * half + e / 2];
-        }
-        if (pilot_moves(shared, region, after)) {
-          const float inverse = 1.f / after,
-                      spread = sqrtf(static_cast<float>(shared.scatter[region]) * inverse / p.shape.channels);
-          float* const pilot = shared.pilots() + region * own.stride + own.channel + 4 * own.t;
-#pragma unroll
-          for (unsigned e = 0; e < 4; ++e) {
-            if (4 * own.t + e >= own.channels) break;
-            const float old = pilot[e], mean = old + static_cast<float>(sum[e]) * inverse;
-            const float next = coarse_pilot<scalar_t>(mean, spread);
-            if (!isfinite(next)) continue;
-            const double shift = static_cast<double>(next) - old;
-            square += static_cast<float>(moved_square_sum<double>(0, sum[e], after, shift));
-            sum[e] = moved_sum<double>(sum[e], after, shift);
+        for (unsigned e = 0; e < 4; ++e) {  // neighbouring channels
+          if (4 * own.t + e >= own.channels) break;
+          double sum = row[e] + sums[i][e % 2][2 * half + e / 2];
+          if (moves) {
+            const float old = pilot[e], next = old + static_cast<float>(sum) * inverse;
+            const double shift = isfinite(next) ? static_cast<double>(next) - old : 0.0;
+            square += static_cast<float>(moved_square_sum<double>(0, sum, after, shift));
+            sum = moved_sum<double>(sum, after, shift);
             pilot[e] = next;
           }
-        }
-#pragma unroll
-        for (unsigned e = 0; e < 4; ++e) {
-          if (4 * own.t + e < own.channels) row[e] = sum[e];
+          row[e] = sum;
         }
       }
       square += __shfl_xor_sync(kFullWarp, square, 1);

@@ -18,8 +18,8 @@ static_assert(kMatrixRegions <= 7 * kProductRegions);
 
 // A pixel's code says where the pilots of its region are, in units of two floats, and read as a float16 or bfloat16 it
 // is a normal number. Pixels of no region have the code, and pilots of 0, of the region after the last.
-constexpr unsigned kFirstCode = 0x400;
-static_assert(kFirstCode + kMatrixRegions * ((kMatrixChannels + 8) / 2) < 0x7c00);
+constexpr unsigned kFirstCode = 0x80;
+static_assert(kFirstCode + kMatrixRegions * ((kMatrixChannels + 8) / 2) < 0x7f80);
 
 __device__ __forceinline__ unsigned code_of(unsigned region, unsigned stride) {
   return kFirstCode + region * (stride / 2);

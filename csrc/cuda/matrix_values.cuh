@@ -5,34 +5,26 @@
 
 namespace cas_ext {
 
-// Chunks whose values are in registers or on their way: half types take half the room, but one by one as much.
-template <class scalar_t, int V>
-constexpr int kChunksAhead = sizeof(scalar_t) == 2 && V > 1 ? 2 : 1;
-
 // A lane's pixels of a chunk: 8, in runs of 16 bytes of a channel.
-template <class scalar_t>
-struct LanePixels {
-  static constexpr unsigned kRun = 16 / sizeof(scalar_t);
-  static __device__ __forceinline__ constexpr unsigned place(unsigned t, unsigned j) {
-    return j / kRun * 4 * kRun + t * kRun + j % kRun;
-  }
-};
+constexpr unsigned kLaneRun = 4;
+__device__ __forceinline__ constexpr unsigned lane_pixel(unsigned t, unsigned j) {
+  return j / kLaneRun * 4 * kLaneRun + t * kLaneRun + j % kLaneRun;
+}
 
 // The values of a lane as they are in memory. V neighbours in an access: pixels (planar) or channels.
-template <class scalar_t, int V, bool kInterleaved>
+template <int V, bool kInterleaved>
 struct ChunkValues {
-  using Pixels = LanePixels<scalar_t>;
-  using Word = typename WordOf<sizeof(scalar_t) * V>::type;
+  using Word = typename WordOf<sizeof(float) * V>::type;
   static constexpr unsigned kWords = 16 / V;
   Word word[kWords];
 
   // `from`: the lane's first pixel and channel. `stride`: to the next channel (planar) or pixel. `pixels`, `channels`:
   // how many there are from those on.
-  __device__ __forceinline__ void load(const scalar_t* from, int64_t stride, unsigned pixels, unsigned channels) {
+  __device__ __forceinline__ void load(const float* from, int64_t stride, unsigned pixels, unsigned channels) {
 #pragma unroll
     for (unsigned k = 0; k < kWords; ++k) {
       const unsigned first = k * V, h = kInterleaved ? first % 2 : first / 8, j = kInterleaved ? first / 2 : first % 8;
-      const unsigned x = Pixels::place(0, j);
+      const unsigned x = lane_pixel(0, j);
       word[k] = Word{};
       if (x < pixels && h < channels) {
         word[k] = __ldg(reinterpret_cast<const Word*>(from + (kInterleaved ? x * stride + h : h * stride + x)));
@@ -43,15 +35,9 @@ struct ChunkValues {
   // Of pixel j and channel 2g + h.
   __device__ __forceinline__ float at(unsigned j, unsigned h) const {
     const unsigned i = kInterleaved ? 2 * j + h : 8 * h + j;
-    if constexpr (sizeof(scalar_t) == 2 && V > 1) {
-      uint32_t pair[V / 2];
-      memcpy(pair, &word[i / V], sizeof(pair));
-      return i % 2 ? Pairs16<scalar_t>::high(pair[i % V / 2]) : Pairs16<scalar_t>::low(pair[i % V / 2]);
-    } else {
-      scalar_t value[V];
-      memcpy(value, &word[i / V], sizeof(value));
-      return to_acc(value[i % V]);
-    }
+    float value[V];
+    memcpy(value, &word[i / V], sizeof(value));
+    return value[i % V];
   }
 };
 

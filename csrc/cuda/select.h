@@ -116,7 +116,7 @@ CAS_HD int64_t matrix_warps(const Shape& s) {
 
 inline bool fits_matrix(const AccumulateParams& p) {
   const Shape& s = p.shape;
-  return p.scalar != Scalar::kDouble && p.activation == Activation::kNone && s.regions <= kMatrixRegions &&
+  return p.scalar == Scalar::kFloat && p.activation == Activation::kNone && s.regions <= kMatrixRegions &&
          kMatrixLeast <= s.channels && s.channels <= kMatrixChannels &&
          (s.regions + 1) * pilot_stride(s.channels) <= kPilotCells;
 }

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from .loops import Loop, find_loops
-from .matrix_cost import crossed, drawn, of_matrix, one_region
+from .matrix_cost import crossed, drawn, of_matrix, one_region, room_of, warps_of
 from .paths import Instruction, forward_paths, read_instructions
 from .table import ROOT, _demangle, _split_name, compile_cubin, find_cuobjdump, read_kernels, why_absent
 from .tiles import TILE, Tile, coherent, random, tile_of
@@ -59,6 +59,17 @@ class Function:
         bad = [i.address for i in self.code if begin < i.address < end and re.match(avoid, i.opcode)]
         found = forward_paths(self.code, begin, end, [*bad, *without])
         return found[1] if found else None
+
+    def skipped_around(self, loop: Loop, holds: str) -> tuple[int, int]:
+        """The widest stretch around a loop that one branch skips, without opcodes that match."""
+        found = (loop.begin - 1, loop.end + 1)
+        for branch in self.code:
+            if branch.target is None or not branch.address < loop.begin <= loop.end < branch.target:
+                continue
+            between = [i for i in self.code if branch.address < i.address < branch.target]
+            if branch.address < found[0] and not any(re.match(holds, i.opcode) for i in between):
+                found = (branch.address, branch.target)
+        return found
 
     def way(self, begin: int, end: int, avoid: str = "CALL") -> int:
         """The same where there is a way."""
@@ -196,6 +207,7 @@ class Row:
     moves: int  # times each element is read or written
     count: Callable[[Function, int], float]
     threads: int = THREADS  # of a block
+    dtypes: tuple[str, ...] = tuple(BYTES)  # for which it is chosen
 
 
 ROWS = (
@@ -206,11 +218,12 @@ ROWS = (
         Row(
             f"accumulate_matrix, {what}, {layout}",
             "accumulate_matrix_kernel",
-            f"{'V, false' if layout == 'planar' else '1, true' if M % 2 else '2, true'}, {2 if mask.regions <= 32 else 7}",
+            f"{4 if layout == 'planar' else 2 - M % 2}, {str(layout != 'planar').lower()}, {room_of(mask)}",
             M,
             1,
             of_matrix(M, mask),
-            32 * min(-(-M // 16), 4),
+            32 * warps_of(M),
+            ("float",),
         )
         for layout in ("planar", "channels_last")
         for what, M, mask in (
@@ -232,9 +245,12 @@ ROWS = (
         )
         for layout, flag in (("planar", "false"), ("channels_last", "true"))
         for what, M, tiles in (
+            ("one region, M = 64", 64, (tile_of([0] * TILE, False),)),
+            ("voc: 20 regions in 512 x 512, M = 21", 21, coherent(90)),
+            ("embedding: 100 in 512 x 512, M = 64", 64, coherent(40)),
             ("superpixel: 1000 in 1024 x 1024, M = 32", 32, coherent(25)),
             ("volume: 64 in 256 x 256 x 256, M = 4", 4, coherent(44)),
-            ("1000 random labels, M = 32", 32, random(1000)),
+            ("100 random labels, M = 64", 64, random(100)),
         )
     ),
     Row("apply_planar, M = 64", "apply_planar_kernel", "V, true", 64, 2, of_apply()),
@@ -284,7 +300,8 @@ def cells(row: Row, dtype: str, functions: dict[str, Function], registers: dict[
     V = 16 // size
     if row.arguments == "V, true, false" and row.channels % V != 0:  # V channels of a pixel: select.h
         V = 1
-    name = label(row.kernel, f"{dtype}, {row.arguments}".replace("V", str(V)))
+    arguments = row.arguments if row.kernel == "accumulate_matrix_kernel" else f"{dtype}, {row.arguments}"
+    name = label(row.kernel, arguments.replace("V", str(V)))
     moved = row.moves * size + LABEL_BYTES / row.channels
     count, budget = row.count(functions[name], 16 // size), INSTRUCTIONS_PER_BYTE * moved
     taken = -(-registers[name] // 8) * 8 * row.threads  # registers come in eights
@@ -299,7 +316,7 @@ def table() -> Iterator[str]:
     yield "| kernel | bytes | instructions | budget | registers | warps | predicted | measured |"
     yield "|---|---|---|---|---|---|---|---|"
     for row in ROWS:
-        pairs = zip(*(cells(row, dtype, functions, registers) for dtype in BYTES), strict=True)
+        pairs = zip(*(cells(row, dtype, functions, registers) for dtype in row.dtypes), strict=True)
         yield " | ".join(["| " + row.label, *(" / ".join(pair) for pair in pairs), "not measured |"])
 
 

@@ -64,13 +64,21 @@ def drawn(regions: int) -> Mask:
     return Mask(regions, tuple(chunks), 0, 5 * regions / CHUNK, 0)
 
 
+def room_of(mask: Mask) -> int:
+    """Products that the kernel for so many regions has registers for."""
+    return FEW if mask.regions <= FEW * PRODUCT_REGIONS else MANY
+
+
+def warps_of(M: int) -> int:
+    return min(-(-M // WARP_CHANNELS), WARPS)
+
+
 def of_matrix(M: int, mask: Mask) -> Callable[[Function, int], float]:
     """Instructions per element, of a block in its long intervals, and what new regions add.
 
     Left out: values that are not finite, and pilots that move at the end of an interval.
     """
-    warps = min(-(-M // WARP_CHANNELS), WARPS)
-    room = FEW if mask.regions <= FEW * PRODUCT_REGIONS else MANY
+    warps, room = warps_of(M), room_of(mask)
 
     def count(function: Function, V: int) -> float:
         interval = function.main_loop("HMMA")
@@ -78,21 +86,20 @@ def of_matrix(M: int, mask: Mask) -> Callable[[Function, int], float]:
         (step,) = (a for a in function.nested(of_pass) if a.count("HMMA") > 0)
         labels = next(a for a in function.nested(interval) if a.count("MATCH") > 0)
         inside = function.nested(step)
-        squares = inside[-1]
-        rare = [a.begin for a in inside[:-1]]
+        squares, seldom = inside[-1], [function.skipped_around(a, "HMMA|F2FP|LDG|BAR") for a in inside[:-1]]
+        rare = [i.address for i in function.code if any(a < i.address < b for a, b in seldom)]
         (young, *_) = (a for a in inside if a.count("SHFL") > 0 and a.count("MATCH") == 0)
 
-        def to_squares(avoid: str) -> int:
-            found = function.longest(step.begin, squares.begin, rf"CALL|FSEL|MATCH|FMNMX|{avoid}", without=rare)
+        def to_squares(avoid: str, without: list[int] = rare) -> int:
+            """Of a chunk, of which a step has two; not where loads go on to another pass."""
+            found = function.longest(step.begin, squares.begin, rf"CALL|IMAD\.WIDE|{avoid}", without=without)
             assert found is not None, avoid
-            return found // 2  # chunks of a step
+            return found // 2
 
         general, without = to_squares("NONE"), to_squares("HMMA")
         uniform = to_squares("HMMA|F2FP|SHFL")
         ending = to_squares("HMMA|F2FP") - uniform
-        meeting = (
-            function.longest(step.begin, squares.begin, r"CALL|FSEL\b", without=rare) or 0
-        ) // 2 - general  # a chunk with new regions
+        meeting = to_squares("NONE", [a.begin for a in inside[:-1]]) - general  # a chunk with new regions
 
         inner = {
             kind: next(a for a in function.nested(squares) if any(op.startswith(kind) for op in a.opcodes))
@@ -112,7 +119,7 @@ def of_matrix(M: int, mask: Mask) -> Callable[[Function, int], float]:
 
         chunks = sum(map(of_chunk, mask.chunks)) / len(mask.chunks) + warps * mask.runs * ending
         listing = function.way(labels.begin, labels.end, r"CALL|LDG\.E\.64")
-        table = function.way(step.end, of_pass.end, r"CALL|MUFU") * -(-mask.regions // PRODUCT_REGIONS) / room
+        table = function.way(step.end, of_pass.end, r"CALL|MUFU|DFMA") * -(-mask.regions // PRODUCT_REGIONS) / room
         per_interval = warps * (table + function.way(of_pass.end, interval.end))
         per_block = warps * (mask.new_chunks * meeting + mask.young * young.instructions)
         return ((chunks + listing) / CHUNK + per_interval / INTERVAL + per_block / BLOCK) * LANES / M

@@ -31,6 +31,8 @@ read = functools.cache(read_kernels)
 
 def vector_bytes(kernel: Kernel) -> int:
     """Bytes that one thread's neighbouring elements span in memory."""
+    if kernel.name == "accumulate_matrix_kernel":
+        return SIZES["float"] * int(kernel.arguments[0])
     size = SIZES[kernel.arguments[0]]
     if kernel.name == "apply_softmax_team_kernel":
         return size  # its lanes are the neighbours
@@ -51,7 +53,7 @@ def test_registers_stay_below_the_ceilings(architecture):
         wide = kernel.arguments[:1] == ("double",)
         if kernel.name == "accumulate_small_kernel" and int(kernel.arguments[1]) * int(kernel.arguments[2]) <= 4:
             ceiling = 128 if wide and kernel.arguments[5] == "true" else 80
-        if kernel.name == "accumulate_matrix_kernel" and kernel.arguments[3] == "2":
+        if kernel.name == "accumulate_matrix_kernel" and kernel.arguments[2] == "2":
             ceiling = 128
         if kernel.name == "apply_softmax_team_kernel" and kernel.arguments[1] == "true" and not wide:
             ceiling = 80
@@ -81,9 +83,8 @@ def test_atomics_only_count_the_blocks_that_have_finished(architecture):
 def test_tensor_cores_multiply_where_the_selector_counts_on_them(architecture):
     """Products of parts by 16 regions and two groups of 8 channels, and a one-hot matrix by one instruction a pair."""
     for kernel in read(architecture):
-        parts = 3 if kernel.arguments[:1] == ("float",) else 2
-        products = int(kernel.arguments[3]) if kernel.name == "accumulate_matrix_kernel" else 0
-        chunks, halves, groups = 2, 2, 2
+        products = int(kernel.arguments[2]) if kernel.name == "accumulate_matrix_kernel" else 0
+        chunks, halves, groups, parts = 2, 2, 2, 3
         assert kernel.products == chunks * halves * groups * parts * products, kernel
 
 

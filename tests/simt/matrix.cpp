@@ -1,4 +1,4 @@
-// A tensor core: sums += a * b, for a of 16 x 16 and b of 16 x 8 numbers of 16 bits, spread over the lanes as PTX says.
+// A tensor core: sums += a * b, for a of 16 x 16 and b of 16 x 8 bfloat16 numbers, spread over the lanes as PTX says.
 #include <cmath>
 
 #include "scheduler.h"
@@ -8,9 +8,8 @@ namespace simt {
 
 namespace {
 
-float number_of(std::uint32_t pair, unsigned which, bool half) {
-  const auto bits = static_cast<std::uint16_t>(which ? pair >> 16 : pair);
-  return half ? half_bits_to_float(bits) : bfloat16_bits_to_float(bits);
+float number_of(std::uint32_t pair, unsigned which) {
+  return bfloat16_bits_to_float(static_cast<std::uint16_t>(which ? pair >> 16 : pair));
 }
 
 // What the least exact hardware does with 8 products and a sum: each is cut off, towards zero, below the last bit that
@@ -41,9 +40,9 @@ void multiply(ProductOperands* const (&lanes)[kWarp]) {
     for (unsigned k = 0; k < 2; ++k) {
       for (unsigned which = 0; which < 2; ++which) {
         const unsigned depth = 8 * k + 2 * t + which;
-        a[g][depth] = number_of(own.a[2 * k], which, own.half);
-        a[g + 8][depth] = number_of(own.a[2 * k + 1], which, own.half);
-        b[depth][g] = number_of(own.b[k], which, own.half);
+        a[g][depth] = number_of(own.a[2 * k], which);
+        a[g + 8][depth] = number_of(own.a[2 * k + 1], which);
+        b[depth][g] = number_of(own.b[k], which);
       }
     }
   }

@@ -64,7 +64,7 @@ pytestmark = pytest.mark.usefixtures("fresh_counters")
 
 @pytest.fixture(autouse=True, params=["matrix", "table"])
 def kernel(request):
-    """Without tensor cores, or with more than 112 regions, less than 9 channels, or doubles, it is accumulate_table."""
+    """Without tensor cores, or with more than 112 regions, less than 9 channels, or no floats, it is accumulate_table."""
     emulated.kernels().tensor_cores(request.param == "matrix")
     yield request.param
     emulated.kernels().tensor_cores(True)

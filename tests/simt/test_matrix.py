@@ -9,7 +9,6 @@ from simt import emulated
 from .specialisations import IGNORED, MATRIX_REGIONS
 
 INTERVALS = (128, 128, 256, 512, 1024)  # pixels, at the beginning of a block; then 1024 each
-HALVES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 
 pytestmark = pytest.mark.usefixtures("fresh_counters")
 
@@ -27,10 +26,10 @@ def error(found, expected):
     return float((found.double() - expected).abs().max() / expected.abs().max().clamp(min=1e-20))
 
 
-def one_block(pixels, channels, dtype=torch.float32, regions=6):
+def one_block(pixels, channels, regions=6):
     """An image of one block, as long as tables of so many images do not fit; labels 0, 2, 3, ... in runs of 50."""
     random = torch.Generator().manual_seed(pixels)
-    input = torch.rand(1, channels, pixels, generator=random, dtype=torch.float64).to(dtype)
+    input = torch.rand(1, channels, pixels, generator=random)
     target = (torch.arange(pixels) // 50 % (regions - 1))[None]
     return input, torch.where(target >= IGNORED, target + 1, target)
 
@@ -85,11 +84,10 @@ def test_outlier_met_first_in_the_middle_of_an_interval(met):
     assert error(mean, expected.mean) < 3e-7 and error(scatter, expected.scatter) < 1e-6
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("place", [3, 700])
-def test_nonfinite_value_spoils_the_mean_of_its_region_and_channel_alone(dtype, value, place):
-    input, target = one_block(1100, 20, dtype)
+def test_nonfinite_value_spoils_the_mean_of_its_region_and_channel_alone(value, place):
+    input, target = one_block(1100, 20)
     clean, _ = accumulate(input, target, 6)
     input[0, 17, place] = value
     (count, mean, scatter), _ = accumulate(input, target, 6)
@@ -100,25 +98,15 @@ def test_nonfinite_value_spoils_the_mean_of_its_region_and_channel_alone(dtype, 
     assert error(mean, clean[1]) < 3e-7 and error(scatter, clean[2]) < 1e-6
 
 
-def test_differences_that_float16_cannot_hold_are_summed_all_the_same():
-    input, target = one_block(2000, 9, torch.float16)
-    input[0, 3] = torch.where(torch.arange(2000) % 3 == 0, 65504.0, -65504.0)
-    input[0, 4, 1500] = 65504.0
-    (_, mean, scatter), expected = accumulate(input, target, 6)
-    assert error(mean, expected.mean) < 3e-7 and error(scatter, expected.scatter) < 1e-6
-
-
-@HALVES
-@pytest.mark.parametrize("scale", [2e-3, 1.0, 100.0])
-def test_parts_of_half_types_hold_their_differences(dtype, scale):
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
+def test_parts_hold_any_difference(scale):
     """Means that noise alone makes differ: their differences keep their digits."""
-    input, target = one_block(8192, 9, torch.float64, regions=20)
-    input = (scale * (input - 0.3)).to(dtype)
-    (_, mean, _), expected = accumulate(input, target, 20)
+    input, target = one_block(8192, 9, regions=20)
+    (_, mean, scatter), expected = accumulate(scale * (input - 0.3), target, 20)
     present = [i for i in range(20) if i != IGNORED]
     apart, wanted = (m[0, present] - m[0, present].mean(0) for m in (mean.double(), expected.mean))
     assert float((apart.square().sum() - wanted.square().sum()).abs() / wanted.square().sum()) < 1e-6
-    assert error(apart, wanted) < 3e-6
+    assert error(apart, wanted) < 1e-6 and error(scatter, expected.scatter) < 1e-6
 
 
 @pytest.mark.parametrize("run", [31, 64, 97, 2000])

@@ -119,14 +119,14 @@ def test_accumulate_runs_the_kernel_that_the_page_names(dtype, tensor_cores):
             memory.interleaved,
             labels,
         )
-        facts = {"softmax": False, "interleaved": memory.interleaved, "double": dtype == torch.float64}
+        facts = {"softmax": False, "interleaved": memory.interleaved, "float": dtype == torch.float32}
         facts |= {"tensor_cores": tensor_cores, "pilots": pilots(N, memory.M)}
         kernel, neighbours = chosen("accumulate", N=N, M=memory.M, **facts)
         fits = memory.allows(neighbours, wide) and (kernel != "accumulate_small" or labels % 16 == 0)
         together = 2 if neighbours == "two channels" and memory.interleaved else wide
         assert (plan["kernel"], plan["V"]) == (kernel, together if fits else 1), vars(memory)
         seen.add((kernel, memory.interleaved, fits))
-    kernels = 3 if tensor_cores and dtype != torch.float64 else 2
+    kernels = 3 if tensor_cores and dtype == torch.float32 else 2
     assert len(seen) == kernels * 4  # both layouts, with and without wide loads
 
 

@@ -95,11 +95,11 @@ static py::array run_warp(int operation, unsigned mask, const DoubleArray& input
   return arrays.take("output");
 }
 
-static py::array run_product(const BitsArray& onehot, const BitsArray& parts, const FloatArray& before, bool half) {
+static py::array run_product(const BitsArray& onehot, const BitsArray& parts, const FloatArray& before) {
   simt::Arrays arrays;
   ProductParams params{arrays.in("onehot", onehot), arrays.in("parts", parts), arrays.in("before", before),
                        arrays.out<float>("sums", {16, 8})};
-  simt::Launch{}(half ? &product_kernel<__half> : &product_kernel<__nv_bfloat16>, dim3(1), dim3(32), 0, params);
+  simt::Launch{}(&product_kernel, dim3(1), dim3(32), 0, params);
   return arrays.take("sums");
 }
 

@@ -134,14 +134,13 @@ __global__ void atomics_kernel(AtomicParams params) {
 
 // A product as csrc/cuda/matrix.cuh describes it: lane (g, t) holds pixels 4t to 4t + 3, channel g of them.
 struct ProductParams {
-  const uint16_t* onehot;  // (16 regions, 16 pixels) bits of numbers, any
+  const uint16_t* onehot;  // (16 regions, 16 pixels) bits of bfloat16 numbers, any
   const uint16_t* parts;   // (8 channels, 16 pixels)
   const float* before;     // (16 regions, 8 channels)
   float* sums;             // the same
 };
 
-template <class part_t>
-__global__ void product_kernel(ProductParams p) {
+__global__ inline void product_kernel(ProductParams p) {
   const unsigned g = threadIdx.x / 4, t = threadIdx.x % 4;
   const auto pair = [&](const uint16_t* row, unsigned first) { return row[first] | uint32_t{row[first + 1]} << 16; };
   OneHot onehot;
@@ -154,7 +153,7 @@ __global__ void product_kernel(ProductParams p) {
     parts[k] = pair(p.parts + 16 * g, 4 * t + 2 * k);
   }
   for (unsigned e = 0; e < 4; ++e) sums[e] = p.before[8 * (g + e / 2 * 8) + 2 * t + e % 2];
-  add_product<part_t>(sums, onehot, parts);
+  add_product(sums, onehot, parts);
   for (unsigned e = 0; e < 4; ++e) p.sums[8 * (g + e / 2 * 8) + 2 * t + e % 2] = sums[e];
 }
 

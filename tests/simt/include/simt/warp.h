@@ -6,8 +6,6 @@
 
 #include "types.h"
 
-struct __half;
-
 namespace simt {
 
 enum class Collective : std::uint8_t {
@@ -32,19 +30,16 @@ enum class Collective : std::uint8_t {
 std::uint64_t collective(Collective, unsigned mask, std::uint64_t value = 0, int argument = 0, int width = 32);
 unsigned lane_bit();
 
-// mma.sync.m16n8k16 with sums in float: matrix.cpp.
+// mma.sync.m16n8k16 of bfloat16, with sums in float: matrix.cpp.
 struct ProductOperands {
   float sums[4];
   std::uint32_t a[4], b[2];
-  bool half;  // float16, not bfloat16
 };
-template <class part_t>
 SIMT_INLINE void add_product(float (&sums)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
   ProductOperands own;
   std::memcpy(own.sums, sums, sizeof sums);
   std::memcpy(own.a, a, sizeof a);
   std::memcpy(own.b, b, sizeof b);
-  own.half = std::is_same<part_t, __half>::value;
   collective(Collective::add_product, 0xffffffffu, reinterpret_cast<std::uintptr_t>(&own));
   std::memcpy(sums, own.sums, sizeof sums);
 }
