@@ -5,9 +5,8 @@
 //         interval's labels.
 // Warp:   all pixels of kWarpChannels channels, in chunks of kChunkPixels; sums of every region in registers, by tensor
 //         cores (matrix.cuh), which multiply blocks of 16 regions that a chunk does not meet by nothing: it skips them.
-// Lane:   (g, t): channels 2g and 2g + 1 of 8 pixels of a chunk, V neighbours at once. The next chunks' values are
-// under
-//         way meanwhile.
+// Lane:   (g, t): channels 2g and 2g + 1 of 8 pixels of a chunk, V neighbours at once. The next chunk's values are
+//         under way meanwhile.
 // Bytes:  reads P (M e + l) per image once; per interval and region in it, reads and writes a row of the table (in L2).
 // Why:    values go from global memory to products without passing through shared memory. Sums are about pilots that
 //         follow the regions' means, so nothing cancels.

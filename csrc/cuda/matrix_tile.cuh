@@ -16,8 +16,8 @@ constexpr unsigned kFirstInterval = 128;    // the first pilots are of few pixel
 constexpr unsigned kUniform = 0x80;
 static_assert(kMatrixRegions <= 7 * kProductRegions);
 
-// A pixel's code says where the pilots of its region are, in units of two floats, and read as a float16 or bfloat16 it
-// is a normal number. Pixels of no region have the code, and pilots of 0, of the region after the last.
+// A pixel's code says where the pilots of its region are, in units of two floats, and read as a bfloat16 number it is no
+// subnormal one and no NaN. Pixels of no region have the code, and pilots of 0, of the region after the last.
 constexpr unsigned kFirstCode = 0x80;
 static_assert(kFirstCode + kMatrixRegions * ((kMatrixChannels + 8) / 2) < 0x7f80);
 
