@@ -48,13 +48,14 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
   }
   for (unsigned i = threadIdx.x; i < own.stride; i += blockDim.x) shared.pilots()[regions * own.stride + i] = 0;
   if (threadIdx.x < kMatrixWarps) shared.first_invalid[threadIdx.x] = kNoPixel;
+  if (threadIdx.x == 0) {
+    shared.first_label = b * P + begin;
+    shared.size = size;
+    shared.done = 0;
+    shared.length = interval_length(size, 0);
+  }
   __syncthreads();
 
-  const auto length_at = [&](unsigned done) {
-    const unsigned longest = done < kFirstInterval ? kFirstInterval : done < kIntervalPixels ? done : kIntervalPixels;
-    return size - done < longest ? size - done : longest;
-  };
-  const auto padded = [](unsigned length) { return (length + kStepPixels - 1) / kStepPixels * kStepPixels; };
   // Chunks in the order of their use: loads run ahead of sums. What changes from pass to pass is in shared memory.
   struct {
     const float* from;
@@ -65,7 +66,7 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
     const MatrixPlace here(p, thread_again(), channel + thread_again() / kWarpSize * kChannels);
     const unsigned place = lane_pixel(here.t, 0), m = 2 * here.g;
     next.from = input + (done + place) * pixel_stride + (here.channel + m) * channel_stride;
-    next.left = padded(length);
+    next.left = whole_steps(length);
     next.beyond = next.left - length + place;
     next.channels = m < here.channels ? here.channels - m : 0;
     __syncwarp();  // all lanes have read
@@ -76,7 +77,7 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
     }
     __syncwarp();
   };
-  begin_pass(0, length_at(0), 0);
+  begin_pass(0, shared.length, 0);
   ChunkValues<V, kInterleaved> values;
   const auto load_next = [&] {
     if (next.left == 0) return;
@@ -90,16 +91,15 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
     if (channel >= M) {
       channel = 0;
       done += length;
-      length = length_at(done);
+      length = interval_length(shared.size, done);
     }
     begin_pass(done, length, channel);
   };
   load_next();
 
   RegionSums sums[kProducts][2];
-  for (unsigned done = 0; done < size;) {
-    const unsigned length = length_at(done);
-    read_labels(shared, p.target, b * P + begin, regions, done, length, own.stride);
+  while (shared.done < shared.size) {
+    read_labels(shared, p.target, regions, own.stride);
     for (own.channel = own.warp * kChannels; own.channel < M + own.warp * kChannels; own.channel += pass) {
       own.channels = own.channel < M ? M - own.channel : 0;
       if (own.lane == 0) shared.run_region[own.warp] = regions;
@@ -118,7 +118,7 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
       }
       __syncwarp();
       const float2* const pilots = pilots_of(shared, own, 0) - kFirstCode;
-      for (unsigned step = 0; step < length; step += kStepPixels) {
+      for (unsigned step = 0; step < shared.length; step += kStepPixels) {
 #pragma unroll
         for (unsigned c = 0; c < kStepPixels / kChunkPixels; ++c) {
           const unsigned x = step + c * kChunkPixels;
@@ -186,8 +186,8 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
           }
 #pragma unroll
           for (unsigned j = 0; j < 8; j += 4) {
-            float* const to = shared.squares(regions, own.stride) + thread / 4 * kSquareStride + c * kChunkPixels +
-                              lane_pixel(thread % 4, j);
+            float* const to =
+                shared.squares() + thread / 4 * kSquareStride + c * kChunkPixels + lane_pixel(thread % 4, j);
             *reinterpret_cast<float4*>(to) = make_float4(square[j], square[j + 1], square[j + 2], square[j + 3]);
           }
           PartPairs part[2][2][kParts];  // of 16 pixels, of channel h
@@ -218,14 +218,14 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
                 for (unsigned k = 0; k < 2; ++k) add_product(found, onehot[k], part[k][h][q]);
               }
 #pragma unroll
-              for (unsigned e = 0; e < 4; ++e) sums[i][h][e] += found[e];
+              for (unsigned e = 0; e < 4; ++e) sums[i][h][e] += found[e] / kOneHot;
             }
           }
         }
         __syncthreads();
         const unsigned left = M + own.warp * kChannels - own.channel;  // channels from this pass on
         const unsigned rows = left < pass ? 8 * ((left + kChannels - 1) / kChannels) : 8 * warps;
-        add_squares(shared, shared.squares(regions, own.stride), step, rows, regions);
+        add_squares(shared, shared.squares(), step, rows, regions);
         __syncthreads();
       }
       if (own.channels > 0) {
@@ -235,13 +235,13 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
       __syncwarp();  // sums and pilots of the next pass: of other channels
     }
     close_interval(shared, regions);
-    done += length;
   }
 
   write_table(p, shared);
   const long long invalid =
       block_min<kMatrixWarps>(own.lane == 0 ? shared.first_invalid[own.warp] : kNoPixel, shared.first_invalid);
-  if (threadIdx.x == 0) p.partial_invalid[blockIdx.x] = invalid == kNoPixel ? kNoPixel : begin + invalid;
+  if (threadIdx.x == 0)
+    p.partial_invalid[blockIdx.x] = invalid == kNoPixel ? kNoPixel : shared.first_label % P + invalid;
 }
 
 }  // namespace cas_ext

@@ -32,8 +32,8 @@ __device__ __forceinline__ void add_product(RegionSums& sums, const OneHot& oneh
 #endif
 }
 
-// threadIdx.x, read again wherever this is called: for what runs seldom, so that nothing that follows from it occupies
-// registers in between.
+// threadIdx.x and blockIdx.x, read again wherever these are called: for what runs seldom, so that nothing that follows
+// from them occupies registers in between.
 __device__ __forceinline__ unsigned thread_again() {
 #ifdef __CUDACC__
   unsigned thread;
@@ -44,26 +44,36 @@ __device__ __forceinline__ unsigned thread_again() {
 #endif
 }
 
-__device__ __forceinline__ uint32_t bits_of(__nv_bfloat162 pair) {
-  uint32_t bits;
-  memcpy(&bits, &pair, sizeof(bits));
-  return bits;
+__device__ __forceinline__ unsigned block_again() {
+#ifdef __CUDACC__
+  unsigned block;
+  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(block));
+  return block;
+#else
+  return blockIdx.x;
+#endif
 }
 
-// 1 where codes are equal, else 0, for two pixels at once. Codes are read as bfloat16 numbers, none of them subnormal
-// or a NaN.
+// kOneHot where codes are equal, else 0, for two pixels at once. They are compared as float16 numbers, none of them
+// subnormal or a NaN, because every GPU does that by one instruction; its 1 is 2^-7 if it is read as a bfloat16 number.
+constexpr float kOneHot = 0.0078125f;
 __device__ __forceinline__ uint32_t equal_codes(uint32_t pixels, uint32_t region) {
-  __nv_bfloat162 a, b;
+  __half2 a, b;
   memcpy(&a, &pixels, sizeof(a));
   memcpy(&b, &region, sizeof(b));
-  return bits_of(__heq2(a, b));
+  const __half2 equal = __heq2(a, b);
+  uint32_t bits;
+  memcpy(&bits, &equal, sizeof(bits));
+  return bits;
 }
 
 // One pair of pixels' values as sums of kParts numbers each, the largest first.
 __device__ __forceinline__ void split_pair(float a, float b, PartPairs (&parts)[kParts], unsigned pair) {
 #pragma unroll
   for (int k = 0; k < kParts; ++k) {
-    const uint32_t bits = bits_of(__floats2bfloat162_rn(a, b));
+    const __nv_bfloat162 rounded = __floats2bfloat162_rn(a, b);
+    uint32_t bits;
+    memcpy(&bits, &rounded, sizeof(bits));
     parts[k][pair] = bits;
     a -= __uint_as_float(bits << 16);
     b -= __uint_as_float(bits & 0xffff0000u);

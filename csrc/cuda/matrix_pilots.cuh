@@ -180,7 +180,8 @@ __device__ __forceinline__ void add_to_table(const AccumulateParams& p, MatrixSh
   }
 }
 
-// Ends an interval: what it has found of each region joins what was known. All threads pass barriers before and after.
+// Ends an interval: what it has found of each region joins what was known, and the next one begins. All threads pass
+// barriers before and after.
 __device__ __forceinline__ void close_interval(MatrixShared& shared, unsigned regions) {
   __syncthreads();
   for (unsigned region = thread_again(); region < regions; region += blockDim.x) {
@@ -201,6 +202,10 @@ __device__ __forceinline__ void close_interval(MatrixShared& shared, unsigned re
     shared.total[region] = after;
     if (pilot_moves(shared, region, after)) shared.settled[region] = after;
   }
+  if (thread_again() == 0) {
+    shared.done += shared.length;
+    shared.length = interval_length(shared.size, shared.done);
+  }
   __syncthreads();
 }
 
@@ -209,7 +214,7 @@ __device__ __forceinline__ void write_table(const AccumulateParams& p, MatrixSha
   const int64_t N = p.shape.regions, M = p.shape.channels;
   const MatrixPlace own(p, thread_again(), 0);
   for (unsigned region = own.warp; region < N; region += blockDim.x / kWarpSize) {
-    const int64_t cell = blockIdx.x * N + region;
+    const int64_t cell = block_again() * N + region;
     const unsigned n = shared.total[region];
     if (own.lane == 0) p.partial_count[cell] = n;
     if (n == 0) continue;

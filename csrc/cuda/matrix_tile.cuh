@@ -16,18 +16,34 @@ constexpr unsigned kFirstInterval = 128;    // the first pilots are of few pixel
 constexpr unsigned kUniform = 0x80;
 static_assert(kMatrixRegions <= 7 * kProductRegions);
 
-// A pixel's code says where the pilots of its region are, in units of two floats, and read as a bfloat16 number it is no
+// A pixel's code says where the pilots of its region are, in units of two floats, and read as a float16 number it is no
 // subnormal one and no NaN. Pixels of no region have the code, and pilots of 0, of the region after the last.
-constexpr unsigned kFirstCode = 0x80;
-static_assert(kFirstCode + kMatrixRegions * ((kMatrixChannels + 8) / 2) < 0x7f80);
+constexpr unsigned kFirstCode = 0x400;
+static_assert(kFirstCode + kMatrixRegions * ((kMatrixChannels + 8) / 2) < 0x7c00);
 
 __device__ __forceinline__ unsigned code_of(unsigned region, unsigned stride) {
   return kFirstCode + region * (stride / 2);
 }
 
+__device__ __forceinline__ unsigned whole_steps(unsigned pixels) {
+  return (pixels + kStepPixels - 1) / kStepPixels * kStepPixels;
+}
+
+// Of the interval that begins after `done` pixels of a block.
+__device__ __forceinline__ unsigned interval_length(unsigned size, unsigned done) {
+  const unsigned longest = done < kFirstInterval ? kFirstInterval : done < kIntervalPixels ? done : kIntervalPixels;
+  return size - done < longest ? size - done : longest;
+}
+
+constexpr unsigned kSquareStride = kStepPixels + 4;  // in different banks
+
 struct alignas(16) MatrixShared {
-  double scatter[kMatrixRegions];             // about the pilots, of all intervals so far
-  long long first_invalid[kMatrixWarps];      // each warp's first pixel with a label out of range
+  double scatter[kMatrixRegions];         // about the pilots, of all intervals so far
+  long long first_invalid[kMatrixWarps];  // each warp's first pixel with a label out of range
+  // Here to spare registers: the block's first label, among all, and pixels of the block, of the intervals before, and
+  // of this interval.
+  int64_t first_label;
+  uint32_t size, done, length;
   uint32_t total[kMatrixRegions];             // pixels of the intervals before
   uint32_t settled[kMatrixRegions];           // of them, those before the pilot was moved last
   float added[2][kMatrixRegions];             // squares of the interval
@@ -47,14 +63,11 @@ struct alignas(16) MatrixShared {
   uint8_t region[kIntervalPixels];                   // N: none
   uint8_t products[kIntervalPixels / kChunkPixels];  // which 16 regions each chunk meets, or kUniform
 
-  // After it in memory: pilots (N + 1, pilot_stride), then squares of a step's pixels, over two channels, a row for
-  // each warp and g.
-  __device__ __forceinline__ float* pilots() { return reinterpret_cast<float*>(this + 1); }
-  __device__ __forceinline__ float* squares(unsigned regions, unsigned stride) {
-    return pilots() + (regions + 1) * stride;
-  }
+  // After it in memory: squares of a step's pixels, over two channels, a row for each warp and g; then pilots (N + 1,
+  // pilot_stride).
+  __device__ __forceinline__ float* squares() { return reinterpret_cast<float*>(this + 1); }
+  __device__ __forceinline__ float* pilots() { return squares() + blockDim.x / 4 * kSquareStride; }
 };
-constexpr unsigned kSquareStride = kStepPixels + 4;
 static_assert(sizeof(MatrixShared) % 16 == 0 && kMatrixRegions <= 255);
 
 CAS_HD int64_t matrix_shared_bytes(const Shape& s) {
@@ -70,17 +83,16 @@ static_assert(sizeof(MatrixShared) + (kPilotCells + kMatrixWarps * 8 * kSquareSt
 constexpr unsigned kFewFollowers = 8;
 __device__ __forceinline__ bool is_young(unsigned known, unsigned n) { return n > kFewFollowers && known * known < n; }
 
-// Labels of the block's pixels: `length` of them from `done` on, and none up to the end of a step. `first`: of the
-// image and block, an index of the (B, P) labels. All threads have passed a barrier when it returns.
-__device__ __forceinline__ void read_labels(MatrixShared& shared, const LabelArray& target, int64_t first,
-                                            unsigned regions, unsigned done, unsigned length, unsigned stride) {
+// Labels of an interval's pixels, and none up to the end of a step. All threads have passed a barrier when it returns.
+__device__ __forceinline__ void read_labels(MatrixShared& shared, const LabelArray& target, unsigned regions,
+                                            unsigned stride) {
   const unsigned thread = thread_again(), lane = thread % kWarpSize, warp = thread / kWarpSize;
-  const unsigned end = (length + kStepPixels - 1) / kStepPixels * kStepPixels;
+  const unsigned done = shared.done, length = shared.length, end = whole_steps(length);
   for (unsigned i = lane; i < regions; i += kWarpSize) shared.count[warp][i] = 0;
   __syncwarp();
   for (unsigned x = thread; x < end; x += blockDim.x) {
     int32_t label[1] = {kIgnored};
-    if (x < length) load_regions<1>(target, regions, first + done + x, label);
+    if (x < length) load_regions<1>(target, regions, shared.first_label + done + x, label);
     const unsigned invalid = __ballot_sync(kFullWarp, label[0] == kInvalid);
     if (invalid != 0 && lane == 0 && shared.first_invalid[warp] == kNoPixel) {
       shared.first_invalid[warp] = done + x + __ffs(invalid) - 1;

@@ -64,7 +64,7 @@ struct MatrixPlace {
 
 // The block's sums about a region's pilots, from the warp's first channel on.
 __device__ __forceinline__ double* row_of(const AccumulateParams& p, const MatrixPlace& own, unsigned region) {
-  return p.partial_mean + (blockIdx.x * p.shape.regions + region) * p.shape.channels + own.channel;
+  return p.partial_mean + (block_again() * p.shape.regions + region) * p.shape.channels + own.channel;
 }
 
 __device__ __forceinline__ float2* pilots_of(MatrixShared& shared, const MatrixPlace& own, unsigned region) {

@@ -24,7 +24,7 @@ constexpr int64_t kSharedTableBytes = 49152;       // what a block may use witho
 // The matrix kernel: see matrix_tile.cuh.
 constexpr int64_t kMatrixRegions = 112;   // at most: their sums are in registers
 constexpr int64_t kMatrixLeast = 9;       // channels: fewer would leave most of a warp idle
-constexpr int64_t kMatrixChannels = 480;  // at most, so that codes of that many regions stay bfloat16 numbers
+constexpr int64_t kMatrixChannels = 480;  // at most, so that codes of that many regions stay numbers
 constexpr int64_t kPilotCells = 7296;     // floats, so that a block stays below kSharedTableBytes
 constexpr int64_t kWarpChannels = 16;     // that a warp sums
 constexpr int64_t kMatrixWarps = 4;       // of a block, at most

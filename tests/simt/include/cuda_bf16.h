@@ -42,12 +42,6 @@ SIMT_INLINE __nv_bfloat16 __float2bfloat16(float a) { return __nv_bfloat16_raw{s
 SIMT_INLINE __nv_bfloat16 __float2bfloat16_rn(float a) { return __float2bfloat16(a); }
 SIMT_INLINE __nv_bfloat16 __double2bfloat16(double a) { return __nv_bfloat16_raw{simt::round_to_16_bits<7>(a)}; }
 
-SIMT_INLINE __nv_bfloat162 __heq2(__nv_bfloat162 a, __nv_bfloat162 b) {
-  const auto one_if = [](bool equal) { return __ushort_as_bfloat16(equal ? 0x3f80 : 0); };
-  return {one_if(__bfloat162float(a.x) == __bfloat162float(b.x)),
-          one_if(__bfloat162float(a.y) == __bfloat162float(b.y))};
-}
-
 SIMT_INLINE __nv_bfloat16 __low2bfloat16(__nv_bfloat162 a) { return a.x; }
 SIMT_INLINE __nv_bfloat16 __high2bfloat16(__nv_bfloat162 a) { return a.y; }
 SIMT_INLINE float __low2float(__nv_bfloat162 a) { return __bfloat162float(a.x); }

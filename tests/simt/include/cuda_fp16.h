@@ -42,6 +42,11 @@ SIMT_INLINE __half __float2half(float a) { return __half_raw{simt::round_to_16_b
 SIMT_INLINE __half __float2half_rn(float a) { return __float2half(a); }
 SIMT_INLINE __half __double2half(double a) { return __half_raw{simt::round_to_16_bits<10>(a)}; }
 
+SIMT_INLINE __half2 __heq2(__half2 a, __half2 b) {
+  const auto one_if = [](bool equal) { return __ushort_as_half(equal ? 0x3c00 : 0); };
+  return {one_if(__half2float(a.x) == __half2float(b.x)), one_if(__half2float(a.y) == __half2float(b.y))};
+}
+
 SIMT_INLINE __half __low2half(__half2 a) { return a.x; }
 SIMT_INLINE __half __high2half(__half2 a) { return a.y; }
 SIMT_INLINE float __low2float(__half2 a) { return __half2float(a.x); }
