@@ -64,11 +64,12 @@ def test_values_around_one_that_differ_in_the_third_digit(device, layout, alpha,
 
 
 @on_every_device
+@pytest.mark.parametrize("channels", [5, 12])
 @pytest.mark.parametrize("num_regions", [2, 30])
-def test_confident_softmax(device, num_regions):
+def test_confident_softmax(device, num_regions, channels):
     n = side(device) // 4
     labels = torch.randint(num_regions, (2, n, n), generator=torch.Generator().manual_seed(2))
-    logits = 20.0 * torch.nn.functional.one_hot(labels % 5, 5).movedim(-1, 1) + normal((2, 5, n, n))
+    logits = 20.0 * torch.nn.functional.one_hot(labels % channels, channels).movedim(-1, 1) + normal((2, channels, n, n))
     input = logits.softmax(1).float()
     check(input.to(device.torch_device), labels.to(device.torch_device))
 
@@ -76,10 +77,11 @@ def test_confident_softmax(device, num_regions):
 @on_every_device
 @pytest.mark.parametrize("outlier", [10.0, 1e4])
 @pytest.mark.parametrize("where", ["first", "last"])
-def test_outlier_at_the_first_or_last_pixel_of_each_region(device, outlier, where):
+@pytest.mark.parametrize("channels", [4, 12])
+def test_outlier_at_the_first_or_last_pixel_of_each_region(device, channels, outlier, where):
     # A shift taken from one pixel is a poor one when that pixel is the outlier.
     pixels = side(device) ** 2 // 4
-    input = normal((1, 4, pixels))
+    input = normal((1, channels, pixels))
     target = (torch.arange(pixels) * 6 // pixels)[None]
     for region in range(6):
         members = (target[0] == region).nonzero()[:, 0]
@@ -89,26 +91,29 @@ def test_outlier_at_the_first_or_last_pixel_of_each_region(device, outlier, wher
 
 @on_every_device
 @pytest.mark.parametrize("offset", [1e2, 1e4])
-def test_large_common_offset(device, offset):
+@pytest.mark.parametrize("channels", [3, 10])
+def test_large_common_offset(device, channels, offset):
     n = side(device) // 2
     target = halves(2, n, n)
-    input = (offset + normal((2, 3, n, n)) + 3 * target[:, None]).float()
+    input = (offset + normal((2, channels, n, n)) + 3 * target[:, None]).float()
     check(input.to(device.torch_device), target.to(device.torch_device))
 
 
 @on_every_device
-def test_offset_that_differs_between_images_channels_and_regions(device):
+@pytest.mark.parametrize("channels", [3, 10])
+def test_offset_that_differs_between_images_channels_and_regions(device, channels):
     n = side(device) // 2
     target = torch.randint(8, (2, n, n), generator=torch.Generator().manual_seed(3))
-    offsets = 1e3 * normal((2, 3, 8), seed=4)
-    input = torch.stack([offsets[b][:, target[b]] for b in range(2)]) + normal((2, 3, n, n))
+    offsets = 1e3 * normal((2, channels, 8), seed=4)
+    input = torch.stack([offsets[b][:, target[b]] for b in range(2)]) + normal((2, channels, n, n))
     check(input.float().to(device.torch_device), target.to(device.torch_device), alpha=1.0)
 
 
 @on_every_device
 @pytest.mark.parametrize("scale", [1e-12, 1e12])
-def test_very_small_and_very_large_descriptors(device, scale):
-    input = (scale * normal((2, 3, 40, 50))).float()
+@pytest.mark.parametrize("channels", [3, 10])
+def test_very_small_and_very_large_descriptors(device, channels, scale):
+    input = (scale * normal((2, channels, 40, 50))).float()
     target = torch.randint(4, (2, 40, 50), generator=torch.Generator().manual_seed(5))
     check(input.to(device.torch_device), target.to(device.torch_device))
 

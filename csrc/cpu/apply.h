@@ -172,8 +172,7 @@ class Gradient {
               scalar_t* g) const {
     alignas(64) acc_t rows[kTurnedPixels * kPlanes], result[kTurnedPixels * kPlanes];
     turn_rows(s + first * from_.channel, from_, channels, pixels, rows);
-    M_ <= kNarrow ? gradient_rows<kNarrow>(label, pixels, first, channels, rows, result)
-                  : gradient_rows<kPad>(label, pixels, first, channels, rows, result);
+    visit_count<kPad>(channels, [&](auto K) { gradient_rows<K.value>(label, pixels, first, rows, result); });
     if (!from_.interleaved) return turn_back(result, pixels, channels, g + first * to_.channel, to_.channel);
     for (int64_t x = 0; x < pixels; ++x) {
       for (int64_t m = 0; m < M_; ++m) {
@@ -182,26 +181,26 @@ class Gradient {
     }
   }
 
-  // Channels [first, first + channels) of turned pixels.
-  template <int kWidth>
-  void gradient_rows(const int32_t* label, int64_t pixels, int64_t first, int64_t channels, const acc_t* rows,
-                     acc_t* result) const {
-    constexpr int R = kRowLanes<acc_t, kWidth>;
+  // K channels of turned pixels, from `first` on.
+  template <int K>
+  void gradient_rows(const int32_t* label, int64_t pixels, int64_t first, const acc_t* rows, acc_t* result) const {
+    constexpr int kWidth = K <= kNarrow ? kNarrow : kPad, R = kRowLanes<acc_t, kWidth>;
     using W = Vec<acc_t, R>;
-    const int64_t padded = padded_row(channels);
     const W weight = splat<acc_t, R>(c_.weight);
-    for (int64_t x = 0; x < pixels; ++x) {
-      const int64_t i = label[x], im = i * M_ + first;
-      const W scale = splat<acc_t, R>(i == kIgnored ? 0 : c_.scale[i]);
-      for (int64_t m = 0; m < channels; m += R) {
+    const int64_t M = M_;
+    const acc_t *const scales = c_.scale, *const centers = c_.center + first, *const offsets = c_.offset + first;
+    for (int64_t x = 0; x < pixels; ++x, rows += kWidth, result += kWidth) {
+      const int64_t i = label[x];
+      const W scale = splat<acc_t, R>(i == kIgnored ? 0 : scales[i]);
+#pragma GCC unroll 8
+      for (int m = 0; m < K; m += R) {
         W value{};
         if (i != kIgnored) {
-          const int64_t left = channels - m;
-          const W center = left < R ? load_first<R>(c_.center + im + m, left) : load<W>(c_.center + im + m);
-          const W offset = left < R ? load_first<R>(c_.offset + im + m, left) : load<W>(c_.offset + im + m);
-          value = gradient_element(weight, scale, center, offset, load<W>(rows + x * padded + m));
+          const W center = K - m < R ? load_first<R>(centers + i * M + m, K - m) : load<W>(centers + i * M + m);
+          const W offset = K - m < R ? load_first<R>(offsets + i * M + m, K - m) : load<W>(offsets + i * M + m);
+          value = gradient_element(weight, scale, center, offset, load<W>(rows + m));
         }
-        store(result + x * padded + m, value);
+        store(result + m, value);
       }
     }
   }

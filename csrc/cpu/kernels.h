@@ -27,10 +27,11 @@ inline int64_t padded_row(int64_t channels) {
   return channels <= kNarrow ? kNarrow : (channels + kPad - 1) / kPad * kPad;
 }
 
-// What a chunk is computed in: table.h and softmax.h lay it out.
+// What a chunk is computed in: table.h and softmax.h lay it out. It begins at a cache line, so that rows do not cross
+// one.
 inline int64_t scratch_bytes(const Shape& s) {
   const int64_t row = padded_row(s.channels);
-  return static_cast<int64_t>(sizeof(double)) * (s.regions * (4 * row + 2 * kPad + 3) + row);
+  return static_cast<int64_t>(sizeof(double)) * (s.regions * (4 * row + 2 * kPad + 6) + row + 4);
 }
 
 // The tile of probabilities of softmax.h.

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <limits>
 #include <memory>
+#include <new>
 #include <numeric>
 
 #ifdef __linux__
@@ -20,6 +21,17 @@ namespace {
 constexpr int64_t kMinChunk = 16384;  // pixels of one channel; below, a thread costs more than it brings
 constexpr int64_t kMaxChunks = 64;    // per image
 constexpr int64_t kTableShare = 100;  // the input is at least this many times larger than the chunks' tables
+
+// Memory that begins at a cache line.
+struct DeleteScratch {
+  void operator()(char* scratch) const { ::operator delete[](scratch, kLineAlignment); }
+  static constexpr std::align_val_t kLineAlignment{64};
+};
+using Scratch = std::unique_ptr<char[], DeleteScratch>;
+
+Scratch make_scratch(int64_t bytes) {
+  return Scratch(static_cast<char*>(::operator new[](bytes, DeleteScratch::kLineAlignment)));
+}
 
 // How many chunks an image is cut into: a function of the shape alone, so that results do not depend on threads.
 int64_t chunks_of(const Shape& s) {
@@ -65,8 +77,9 @@ void run_accumulate(AccumulateParams& p, const Tensor& target) {
   p.first_invalid = first.get();
   const Kernels& k = kernels();
   torch::stable::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
-    std::unique_ptr<char[]> scratch(new char[scratch_bytes(p.shape)]), softmax;
-    if (p.activation == Activation::kSoftmax) softmax.reset(new char[softmax_bytes(p.shape)]);
+    const Scratch scratch = make_scratch(scratch_bytes(p.shape));
+    Scratch softmax;
+    if (p.activation == Activation::kSoftmax) softmax = make_scratch(softmax_bytes(p.shape));
     for (int64_t t = begin; t < end; ++t) {
       const int64_t x = t % chunks * length;
       const ChunkTable table{&count[t * N], &mean[t * N * M], &scatter[t * N], scratch.get(), softmax.get()};
@@ -188,8 +201,8 @@ Tensor apply(Tensor input, Tensor target, Tensor weight, bool average, Tensor sc
   prefer_huge_pages(call.written);
   const Kernels& k = kernels();
   torch::stable::parallel_for(0, p.shape.images * chunks, 1, [&](int64_t begin, int64_t end) {
-    std::unique_ptr<char[]> scratch;
-    if (p.activation == Activation::kSoftmax) scratch.reset(new char[2 * softmax_bytes(p.shape)]);
+    Scratch scratch;
+    if (p.activation == Activation::kSoftmax) scratch = make_scratch(2 * softmax_bytes(p.shape));
     for (int64_t t = begin; t < end; ++t) {
       const int64_t x = t % chunks * length;
       k.apply(p, t / chunks, x, std::min(x + length, P), scratch.get());

@@ -24,6 +24,14 @@ class Doubles {
     for (int k = 0; k < kParts; ++k) part_[k] += other.part_[k];
   }
 
+  CAS_HD void add_from(const float* from) {
+    for (int k = 0; k < kParts; ++k) part_[k] += load_wide<D>(from + k * D);
+  }
+
+  CAS_HD void add_times(const float* from, double n) {
+    for (int k = 0; k < kParts; ++k) part_[k] += n * load_wide<D>(from + k * D);
+  }
+
   template <class acc_t>
   CAS_HD void add(Vec<acc_t, lanes> v) {
     if constexpr (kParts == 1) {
@@ -48,54 +56,100 @@ CAS_HD void add_row(double* sum, Vec<acc_t, lanes> value, Vec<acc_t, lanes> d) {
   total.store_to(sum);
 }
 
-// One pixel, padded with zeros, added to a row of the table: lanes are channels. float: s is summed, double: d.
-template <class acc_t>
-inline void sum_row(const acc_t* s, int64_t padded, const acc_t* center, double* sum, acc_t* square) {
-  constexpr int L = kRowLanes<acc_t>;
+// kWidth channels of pixels of one region; place(x): where those of the x-th are. Adds their sums to `sum` (double: of
+// d, else of s), their squares to eight doubles.
+template <int kWidth, class scalar_t, class Place>
+inline void sum_piece(int64_t pixels, Place place, const AccOf<scalar_t>* center, double* sum, double* square) {
+  using acc_t = AccOf<scalar_t>;
+  constexpr bool kValues = std::is_same_v<scalar_t, float>;
+  constexpr int L = kRowLanes<acc_t, kWidth>, kVectors = kWidth / L;
+  constexpr int kSums = kVectors == 1 && L <= kLanes<double> ? 2 : 1;  // chains of additions in double
   using V = Vec<acc_t, L>;
-  V squares{};
-  for (int64_t m = 0; m < padded; m += L) {
-    const V value = load<V>(s + m), d = value - load<V>(center + m);
-    add_row<acc_t, L>(sum + m, value, d);
-    squares += d * d;
+  V c[kVectors];
+  Doubles<L> sums[kSums][kVectors];
+#pragma GCC unroll 8
+  for (int v = 0; v < kVectors; ++v) {
+    c[v] = load<V>(center + v * L);
+    sums[0][v] = Doubles<L>(sum + v * L);
   }
-  store(square, load<V>(square) + squares);
+  for (int64_t x = 0; x < pixels;) {
+    const int64_t end = std::min(pixels, x + 2 * kAdditions);
+    V squares[2][kVectors], parts[2][kVectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) squares[0][v] = squares[1][v] = parts[0][v] = parts[1][v] = V{};
+    const auto add = [&](int64_t at_x, auto k) {
+      const auto* at = place(at_x);
+#pragma GCC unroll 8
+      for (int v = 0; v < kVectors; ++v) {
+        const V d = load_acc<L>(at + v * L) - c[v];
+        if constexpr (kValues) {
+          sums[k % kSums][v].add_from(at + v * L);
+        } else {
+          parts[k][v] += d;
+        }
+        squares[k][v] += d * d;
+      }
+    };
+    for (; x + 2 <= end; x += 2) {
+      add(x, std::integral_constant<int, 0>());
+      add(x + 1, std::integral_constant<int, 1>());
+    }
+    if (x < end) add(x++, std::integral_constant<int, 0>());
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      if constexpr (!kValues) sums[0][v].template add<acc_t>(parts[0][v] + parts[1][v]);
+      add_lanes<acc_t, L>(square + v * L, squares[0][v] + squares[1][v]);
+    }
+  }
+#pragma GCC unroll 8
+  for (int v = 0; v < kVectors; ++v) {
+    if constexpr (kSums > 1) sums[0][v].add(sums[1][v]);
+    if constexpr (!kValues && std::is_same_v<acc_t, float>)
+      sums[0][v].add_times(center + v * L, static_cast<double>(pixels));
+    sums[0][v].store_to(sum + v * L);
+  }
 }
 
-// Rows of kWidth channels: while the region stays the same, its sums stay in registers.
-template <int kWidth, class Table, class acc_t>
-inline void sum_narrow_rows(Table& table, const int32_t* label, int64_t pixels, const acc_t* rows) {
-  constexpr int L = kRowLanes<acc_t, kWidth>, kVectors = kWidth / L;
+// Where the rows of regions are in a table, from some channel on. `stride`: from region to region.
+template <class acc_t>
+struct TableRows {
+  const acc_t* pilot;
+  double* sum;
+  acc_t* square;  // kPad of each region
+  int64_t stride;
+};
+
+// Touching rows of kWidth channels of pixels with any labels, added to rows of the table. float: s is summed, double:
+// d.
+template <int kWidth, class acc_t>
+inline void sum_rows(const acc_t* rows, const int32_t* label, int64_t pixels, const TableRows<acc_t>& table) {
+  constexpr int L = kRowLanes<acc_t, kWidth>;
   using V = Vec<acc_t, L>;
-  int32_t region = kIgnored;
-  V center[kVectors] = {}, squares{};
-  Doubles<L> sums[kVectors];
-  const auto save = [&] {
-    if (region == kIgnored) return;
-    store(table.row_square(region), squares);
-    for (int v = 0; v < kVectors; ++v) sums[v].store_to(table.row_sum(region) + v * L);
-  };
-  for (int64_t x = 0; x < pixels; ++x) {
-    const int32_t i = label[x];
-    if (i != region) {
-      save();
-      region = i;
-      if (i == kIgnored) continue;
-      squares = load<V>(table.row_square(i));
-      for (int v = 0; v < kVectors; ++v) {
-        center[v] = load<V>(table.pilot(i) + v * L);
-        sums[v] = Doubles<L>(table.row_sum(i) + v * L);
-      }
-    }
+  const acc_t* const pilots = table.pilot;
+  double* const sums = table.sum;
+  acc_t* const squares = table.square;
+  const int64_t stride = table.stride;
+  for (int64_t x = 0; x < pixels; ++x, rows += kWidth) {
+    const int64_t i = label[x];
     if (i == kIgnored) continue;
-    table.count_rows(i, 1);
-    for (int v = 0; v < kVectors; ++v) {
-      const V value = load<V>(rows + x * kWidth + v * L), d = value - center[v];
-      sums[v].template add<acc_t>(std::is_same_v<acc_t, double> ? d : value);
-      squares += d * d;
+    const acc_t* const pilot = pilots + i * stride;
+    double* const sum = sums + i * stride;
+    acc_t* const square = squares + i * kPad;
+    V square_sum = load<V>(square);
+#pragma GCC unroll 8
+    for (int m = 0; m < kWidth; m += L) {
+      const V d = load<V>(rows + m) - load<V>(pilot + m);
+      Doubles<L> total(sum + m);
+      if constexpr (std::is_same_v<acc_t, double>) {
+        total.template add<acc_t>(d);
+      } else {
+        total.add_from(rows + m);
+      }
+      total.store_to(sum + m);
+      square_sum += d * d;
     }
+    store(square, square_sum);
   }
-  save();
 }
 
 // The same for an interleaved pixel, read in place. channels >= kPad.

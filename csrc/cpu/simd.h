@@ -117,6 +117,11 @@ CAS_HD void store_acc(scalar_t* to, Vec<AccOf<scalar_t>, lanes> v) {
 #if CAS_X86_LEVEL >= 4
     if constexpr (lanes == 16) return store(to, _mm512_cvtepi32_epi16((__m512i)word));
     if constexpr (lanes == 8) return store(to, _mm256_cvtepi32_epi16((__m256i)word));
+#elif CAS_X86_LEVEL >= 2
+    if constexpr (lanes == 8) {
+      const __m256i halves = _mm256_packus_epi32((__m256i)word, (__m256i)word);
+      return store(to, _mm256_castsi256_si128(_mm256_permute4x64_epi64(halves, 0x08)));
+    }
 #endif
     store(to, __builtin_convertvector(word, Vec<uint16_t, lanes>));
   } else {

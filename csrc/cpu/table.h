@@ -6,8 +6,8 @@
 #pragma once
 
 #include "../region_math.h"
+#include "counts.h"
 #include "kernels.h"
-#include "labels.h"
 
 namespace cas_ext::cpu {
 namespace CAS_ISA {
@@ -37,14 +37,17 @@ class RegionTable {
     row_sum_ = sum_ + N * padded;
     square_ = row_sum_ + N * padded;
     part = square_ + N * kPad;
-    count_ = reinterpret_cast<int64_t*>(part + padded);
-    aimed_ = count_ + N;
-    pilot_ = reinterpret_cast<acc_t*>(aimed_ + N);
+    pilot_ = reinterpret_cast<acc_t*>(part + padded);
     row_square_ = pilot_ + N * padded;
-    limit_ = reinterpret_cast<int32_t*>(row_square_ + N * kPad);
+    count_ = reinterpret_cast<int64_t*>(row_square_ + N * kPad);
+    aimed_ = count_ + N;
+    limit_ = reinterpret_cast<int32_t*>(aimed_ + N);
     room_ = limit_ + N;
     for (int64_t i = 0; i < N; ++i) limit_[i] = room_[i] = 0;
   }
+
+  // Memory behind the table for LabelCounts.
+  int32_t* memory_for_counts() const { return room_ + N; }
 
   // What region i is summed about, (padded).
   const acc_t* pilot(int32_t i) const { return pilot_ + i * padded; }
@@ -83,29 +86,31 @@ class RegionTable {
 
   void count_pixels(int32_t i, int64_t pixels) { count_[i] += pixels; }
 
-  // Rows: `expect_row` for every pixel of a block, then count_rows or count_block, and the sums of each.
-  // `many`: there may be as many as half of what can be summed before a merge.
-  void expect_row(int32_t i, const scalar_t* s, int64_t channel_stride, bool many = false) {
-    if (room_[i] > (many ? limit_[i] / 2 : 0)) return;
-    if (limit_[i] == 0) return meet(i, s, channel_stride);
-    flush(i);
-    if (count_[i] >= kPilotPixels * aimed_[i]) renew(i);
-  }
-
-  void count_rows(int32_t i, int64_t pixels) { room_[i] -= static_cast<int32_t>(pixels); }
-
-  // Counts pixels with these labels, if there is room for all of them.
-  bool count_block(const int32_t* label, int64_t pixels) {
-    int64_t x = 0;
-    while (x < pixels && (label[x] == kIgnored || room_[label[x]] > 0)) {
-      if (label[x] != kIgnored) --room_[label[x]];
-      ++x;
+  // Rows: merges what has to be merged before the rows of a block of pixels are summed, whose labels are `labels`, the
+  // first pixel at s, and counts them. Returns false, and counts none, where a region has more of them than its rows
+  // have room for; then the block has to be halved, unless it `fits` anyway.
+  bool take(const LabelCounts& counts, const int32_t* label, const scalar_t* s, int64_t pixel_stride,
+            int64_t channel_stride, bool fits) {
+    bool room = true;
+    for (int32_t k = 0; k < counts.labels(); ++k) {
+      const int32_t i = counts.label(k), pixels = counts.count(i);
+      if (i == kIgnored) continue;
+      if (limit_[i] == 0) {
+        int64_t x = 0;
+        while (label[x] != i) ++x;
+        meet(i, s + x * pixel_stride, channel_stride);
+      } else if (room_[i] < pixels && fresh(i) > 0) {
+        flush(i);
+        if (count_[i] >= kPilotPixels * aimed_[i]) renew(i);
+      }
+      room = room && pixels <= room_[i];
     }
-    if (x == pixels) return true;
-    while (--x >= 0) {
-      if (label[x] != kIgnored) ++room_[label[x]];
+    if (!room && !fits) return false;
+    for (int32_t k = 0; k < counts.labels(); ++k) {
+      const int32_t i = counts.label(k);
+      if (i != kIgnored) room_[i] -= counts.count(i);
     }
-    return false;
+    return true;
   }
 
   // Planes: their sums become rows too, but a group of channels sees a whole tile before the next group does. So what
@@ -123,7 +128,7 @@ class RegionTable {
     }
     piece.count = count_[i];
     piece.pixels = static_cast<int32_t>(std::min(most, longest(i)));
-    count_rows(i, piece.pixels);
+    room_[i] -= piece.pixels;
     return piece.pixels;
   }
 

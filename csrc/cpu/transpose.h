@@ -1,7 +1,7 @@
 // to[c][r] = from[r][c], with a change of type: planes of a tile become rows of pixels, and back.
 #pragma once
 
-#include "simd.h"
+#include "totals.h"
 
 namespace cas_ext::cpu {
 namespace CAS_ISA {
@@ -37,7 +37,8 @@ CAS_HD void transpose_four(__m256 (&v)[8]) {
 }
 #endif
 
-// kFill (kPad, kNarrow or 0): rows of `to` are written up to its next multiple, with zeros. Strides count elements.
+// kFill (kPad, kNarrow or 0): planes of a tile, more of which follow in memory, whose rows in `to` are written up to
+// its next multiple, with zeros. Strides count elements.
 template <int64_t kFill, class from_t, class to_t>
 inline void transpose(const from_t* from, int64_t from_stride, int64_t rows, int64_t cols, to_t* to,
                       int64_t to_stride) {
@@ -45,14 +46,14 @@ inline void transpose(const from_t* from, int64_t from_stride, int64_t rows, int
   if constexpr (std::is_same_v<AccOf<from_t>, float>) {
     constexpr int k8 = 8;
     if (cols >= k8 && (kFill > 0 || rows >= k8)) {
-      for (int64_t r = 0; r < rows; r += k8) {
-        const int64_t r0 = kFill > 0 ? r : std::min(r, rows - k8);  // the last eight may be written twice
+      // Eight rows from r on, of which `all` are there, or some.
+      const auto turn = [=](int64_t r, auto all) __attribute__((always_inline)) {
         for (int64_t c = 0; c < cols; c += k8) {
           const int64_t c0 = std::min(c, cols - k8);
           __m256 v[k8];
           for (int k = 0; k < k8; ++k) {
-            const bool there = kFill == 0 || r0 + k < rows;
-            v[k] = there ? (__m256)load_acc<k8>(from + (r0 + k) * from_stride + c0) : __m256{};
+            if (kFill > 0) prefetch_ahead<k8>(from + (r + k) * from_stride + c0);
+            v[k] = all.value || r + k < rows ? (__m256)load_acc<k8>(from + (r + k) * from_stride + c0) : __m256{};
           }
           if constexpr (kFill == kNarrow) {
             transpose_four(v);
@@ -62,8 +63,17 @@ inline void transpose(const from_t* from, int64_t from_stride, int64_t rows, int
             }
           } else {
             transpose_eight(v);
-            for (int k = 0; k < k8; ++k) store_acc<k8>(to + (c0 + k) * to_stride + r0, (Vec<float, k8>)v[k]);
+            for (int k = 0; k < k8; ++k) store_acc<k8>(to + (c0 + k) * to_stride + r, (Vec<float, k8>)v[k]);
           }
+        }
+      };
+      for (int64_t r = 0; r < rows; r += k8) {
+        if (r + k8 <= rows) {
+          turn(r, std::true_type());
+        } else if constexpr (kFill > 0) {
+          turn(r, std::false_type());
+        } else {
+          turn(rows - k8, std::true_type());  // some are written twice
         }
       }
       return;
@@ -86,9 +96,10 @@ inline void turn_back(const AccOf<scalar_t>* rows, int64_t pixels, int64_t chann
 #if CAS_X86_LEVEL >= 2
   if constexpr (std::is_same_v<AccOf<scalar_t>, float>) {
     constexpr int64_t k8 = 8;
-    for (int64_t next = 0; pixels >= k8 && next < pixels; next += k8) {
-      const int64_t x = std::min(next, pixels - k8);  // the last eight may be written twice
-      for (int64_t m = 0; m < channels; m += k8) {
+    // Eight planes from m on, of which `all` are there, or some.
+    const auto turn = [=](int64_t m, auto all) __attribute__((always_inline)) {
+      for (int64_t next = 0; pixels >= k8 && next < pixels; next += k8) {
+        const int64_t x = std::min(next, pixels - k8);  // the last eight may be written twice
         __m256 v[k8];
         if (padded == kNarrow) {
           for (int k = 0; k < kNarrow; ++k) {
@@ -101,9 +112,12 @@ inline void turn_back(const AccOf<scalar_t>* rows, int64_t pixels, int64_t chann
           for (int k = 0; k < k8; ++k) v[k] = _mm256_loadu_ps(rows + (x + k) * padded + m);
           transpose_eight(v);
         }
-        for (int k = 0; k < k8 && m + k < channels; ++k)
+        for (int k = 0; k < k8 && (all.value || m + k < channels); ++k)
           store_acc<k8>(to + (m + k) * to_stride + x, (Vec<float, k8>)v[k]);
       }
+    };
+    for (int64_t m = 0; m < channels; m += k8) {
+      m + k8 <= channels ? turn(m, std::true_type()) : turn(m, std::false_type());
     }
     if (pixels >= k8) return;
   }
