@@ -69,7 +69,9 @@ def test_values_around_one_that_differ_in_the_third_digit(device, layout, alpha,
 def test_confident_softmax(device, num_regions, channels):
     n = side(device) // 4
     labels = torch.randint(num_regions, (2, n, n), generator=torch.Generator().manual_seed(2))
-    logits = 20.0 * torch.nn.functional.one_hot(labels % channels, channels).movedim(-1, 1) + normal((2, channels, n, n))
+    logits = 20.0 * torch.nn.functional.one_hot(labels % channels, channels).movedim(-1, 1) + normal(
+        (2, channels, n, n)
+    )
     input = logits.softmax(1).float()
     check(input.to(device.torch_device), labels.to(device.torch_device))
 

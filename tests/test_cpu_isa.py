@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-FILES = ("test_hand_computed.py", "test_large_cases.py", "test_memory_formats.py", "test_nonfinite.py")
+FILES = (
+    "test_hand_computed.py",
+    "test_large_cases.py",
+    "test_label_patterns.py",
+    "test_memory_formats.py",
+    "test_nonfinite.py",
+)
 
 
 def run(isa: str, *arguments: str) -> subprocess.CompletedProcess:

@@ -57,7 +57,7 @@ class RegionTable {
   void aim(int32_t i, const scalar_t* s, int64_t channel_stride) {
     if (limit_[i] == 0) {
       meet(i, s, channel_stride);
-    } else if (seen(i) >= kPilotPixels * aimed_[i]) {
+    } else if (outgrown(i)) {
       flush(i);
       renew(i);
     }
@@ -101,7 +101,7 @@ class RegionTable {
         meet(i, s + x * pixel_stride, channel_stride);
       } else if (room_[i] < pixels && fresh(i) > 0) {
         flush(i);
-        if (count_[i] >= kPilotPixels * aimed_[i]) renew(i);
+        if (outgrown(i)) renew(i);
       }
       room = room && pixels <= room_[i];
     }
@@ -119,7 +119,7 @@ class RegionTable {
     piece.region = i;
     piece.begin = static_cast<int32_t>(begin);
     piece.meets = limit_[i] == 0;
-    piece.renews = !piece.meets && (seen(i) >= kPilotPixels * aimed_[i] || fresh(i) >= kPlaneSegment);
+    piece.renews = !piece.meets && (outgrown(i) || fresh(i) >= kPlaneSegment);
     piece.merged = fresh(i);
     if (piece.meets) start(i);
     if (piece.renews) {
@@ -234,6 +234,9 @@ class RegionTable {
 
   int64_t fresh(int32_t i) const { return limit_[i] - room_[i]; }
   int64_t seen(int32_t i) const { return count_[i] + fresh(i); }
+
+  // Whether the pilot is due to be renewed. A region may have been met, and none of its pixels summed yet.
+  bool outgrown(int32_t i) const { return seen(i) > 0 && seen(i) >= kPilotPixels * aimed_[i]; }
 
   // Merges the rows of region i.
   void flush(int32_t i) {

@@ -1,7 +1,7 @@
 // to[c][r] = from[r][c], with a change of type: planes of a tile become rows of pixels, and back.
 #pragma once
 
-#include "totals.h"
+#include "packed.h"
 
 namespace cas_ext::cpu {
 namespace CAS_ISA {
@@ -123,6 +123,28 @@ inline void turn_back(const AccOf<scalar_t>* rows, int64_t pixels, int64_t chann
   }
 #endif
   transpose<0>(rows, padded, pixels, channels, to, to_stride);
+}
+
+// How the pixels of a tile lie.
+struct Strides {
+  int64_t channel, pixel;
+  bool interleaved;
+};
+
+// Pixels as rows of padded_row(channels), padded with zeros. Interleaved: channels < kPad.
+template <class scalar_t>
+inline void turn_rows(const scalar_t* s, const Strides& strides, int64_t channels, int64_t pixels,
+                      AccOf<scalar_t>* rows) {
+  if (!strides.interleaved) {
+    return channels <= kNarrow ? transpose<kNarrow>(s, strides.channel, channels, pixels, rows, kNarrow)
+                               : transpose<kPad>(s, strides.channel, channels, pixels, rows, padded_row(channels));
+  }
+  visit_few(channels, [&](auto M) {
+    constexpr int kRow = M.value <= kNarrow ? kNarrow : kPad;
+    for (int64_t x = 0; x < pixels; ++x) {
+      for (int m = 0; m < kRow; ++m) rows[x * kRow + m] = m < M.value ? to_acc(s[x * strides.pixel + m]) : 0;
+    }
+  });
 }
 
 }  // namespace CAS_ISA

@@ -1,0 +1,183 @@
+// Sums of pixels where lanes are channels, so that a run may begin and end anywhere. Pixels with any labels are taken
+// block by block: sorted by their labels, so that a region's sums stay in registers for several pixels, or else as they
+// come, each added to its row of the table. Planes of a block become rows of pixels first, kPad at a time.
+#pragma once
+
+#include "rows.h"
+#include "table.h"
+#include "transpose.h"
+
+namespace cas_ext::cpu {
+namespace CAS_ISA {
+
+// Of the pixels that are sorted at a time: values of a group of channels, or of interleaved pixels. Both fit the L1
+// cache, and the latter are read in another order than memory has them.
+constexpr int64_t kTurnedValues = 1 << 13, kRowValues = 1 << 13;
+constexpr int64_t kTurnedPixels = 32;  // that become rows at a time where they are not sorted
+// Pixels of each label in a block, on average, below which sorting them does not pay; of interleaved pixels.
+constexpr int64_t kFewOfEach = 6, kFewRowsOfEach = 16;
+
+template <class scalar_t>
+class BlockSums {
+ public:
+  using acc_t = AccOf<scalar_t>;
+
+  BlockSums(RegionTable<scalar_t>& table, const Strides& strides)
+      : t_(table), counts_(t_.N, t_.memory_for_counts()), M_(t_.M), strides_(strides) {}
+
+  // Pixels lie in memory as rows of channels.
+  bool in_rows() const { return strides_.interleaved && M_ >= kPad; }
+
+  // A tile whose labels have been filled in; `s`: its first pixel.
+  void add(const Tile& tile, const scalar_t* s) {
+    int64_t block = kTurnedValues / (M_ <= kNarrow ? kNarrow : kPad), least = kFewOfEach;
+    if (in_rows()) {
+      block = kRowValues / M_, least = kFewRowsOfEach;
+      if (least * t_.N > block) block = kRowSegment / 2 * t_.N, least = kTile + 1;
+    }
+    block = std::clamp(block, kTurnedPixels, kTile);
+    for (int64_t x = 0; x < tile.size; x += block) {
+      add_block(tile.label + x, static_cast<int32_t>(std::min(block, tile.size - x)), s + x * strides_.pixel, least);
+    }
+  }
+
+  // Runs of interleaved pixels, M_ >= kPad.
+  void add_runs(const Tile& tile, const scalar_t* s) {
+    for_each_run(tile, [&](int32_t i, int64_t x, int64_t length) {
+      if (i == kIgnored) return;
+      Piece piece;
+      for (const int64_t end = x + length; x < end; x += piece.pixels) {
+        t_.plan(i, x, end - x, piece);
+        const scalar_t* first = s + x * strides_.pixel;
+        t_.prepare(piece, 0, t_.padded, first, strides_.channel);
+        for (int64_t done = 0; done < piece.pixels; done += kRowBlock) {
+          const scalar_t* block = first + done * strides_.pixel;
+          const int64_t pixels = std::min(kRowBlock, piece.pixels - done);
+          const scalar_t* next = block + kRowBlock * strides_.pixel;
+          add_rows(i, pixels, [&](int64_t k) { return block + k * strides_.pixel; }, next);
+        }
+      }
+    });
+  }
+
+ private:
+  // Pixels with any labels, lanes are channels. Those of one region come one after the other where there are `least` of
+  // each on average, so that its sums stay in registers.
+  void add_block(const int32_t* label, int32_t pixels, const scalar_t* s, int64_t least) {
+    const int32_t labels = counts_.count_block(label, pixels);
+    if (labels * least <= pixels) {
+      const int64_t pieces = sort(label, pixels);
+      if (M_ <= kNarrow) return add_sorted<kNarrow>(pixels, s, pieces);
+      return in_rows() ? add_sorted_in_place(pixels, s, pieces) : add_sorted<kPad>(pixels, s, pieces);
+    }
+    const bool taken = t_.take(counts_, label, s, strides_.pixel, strides_.channel, pixels <= kTurnedPixels);
+    counts_.clear();
+    if (!taken) {
+      const int32_t half = pixels / 2;
+      add_block(label, half, s, least);
+      return add_block(label + half, pixels - half, s + half * strides_.pixel, least);
+    }
+    if (M_ <= kNarrow) return add_turned<kNarrow>(label, pixels, s);
+    if (!in_rows()) return add_turned<kPad>(label, pixels, s);
+    for (int64_t x = 0; x < pixels; ++x) {
+      const int32_t i = label[x];
+      if (i == kIgnored) continue;
+      sum_pixel(s + x * strides_.pixel, M_, t_.pilot(i), t_.row_sum(i), t_.row_square(i));
+    }
+  }
+
+  // Sorts the pixels of a block and plans the pieces of each region, places in that order. Returns how many.
+  int64_t sort(const int32_t* label, int32_t pixels) {
+    counts_.sort(label, pixels, order_);
+    int64_t pieces = 0;
+    for (int32_t k = 0; k < counts_.labels(); ++k) {
+      const int32_t i = counts_.label(k), end = counts_.begin(k + 1);
+      if (i == kIgnored) continue;
+      for (int32_t x = counts_.begin(k); x < end;) x += t_.plan(i, x, end - x, piece_[pieces++]);
+    }
+    return pieces;
+  }
+
+  // Pixels as touching rows of kWidth channels, from channel m on, with zeros for those that are missing.
+  template <int kWidth>
+  void turn(const scalar_t* s, int64_t m, int64_t pixels, acc_t* rows) {
+    const int64_t channels = std::min<int64_t>(kWidth, M_ - m);
+    if (strides_.interleaved) return turn_rows(s, strides_, channels, pixels, rows);
+    transpose<kWidth>(s + m * strides_.channel, strides_.channel, channels, pixels, rows, kWidth);
+  }
+
+  // kWidth channels of all pixels after the other. Interleaved: there are no more.
+  template <int kWidth>
+  void add_turned(const int32_t* label, int64_t pixels, const scalar_t* s) {
+    alignas(64) acc_t rows[kTurnedPixels * kWidth];
+    for (int64_t m = 0; m < M_; m += kWidth) {
+      const TableRows<acc_t> table{t_.pilot(0) + m, t_.row_sum(0) + m, t_.row_square(0), t_.padded};
+      for (int64_t x = 0; x < pixels; x += kTurnedPixels) {
+        const int64_t turned = std::min(kTurnedPixels, pixels - x);
+        turn<kWidth>(s + x * strides_.pixel, m, turned, rows);
+        sum_rows<kWidth>(rows, label + x, turned, table);
+      }
+    }
+  }
+
+  template <int kWidth>
+  void add_sorted(int64_t pixels, const scalar_t* s, int64_t pieces) {
+    alignas(64) acc_t rows[kTurnedValues];
+    for (int64_t m = 0; m < M_; m += kWidth) {
+      turn<kWidth>(s, m, pixels, rows);
+      for (int64_t p = 0; p < pieces; ++p) {
+        const Piece& piece = piece_[p];
+        const int64_t i = piece.region;
+        const uint16_t* order = order_ + piece.begin;
+        t_.prepare(piece, m, m + kWidth, s + order[0] * strides_.pixel, strides_.channel);
+        const auto place = [&](int64_t x) { return static_cast<const acc_t*>(rows) + order[x] * kWidth; };
+        sum_piece<kWidth, scalar_t>(piece.pixels, place, t_.pilot(i) + m, t_.row_sum(i) + m, t_.squares(i));
+      }
+    }
+  }
+
+  // The rows of a region lie scattered, so meanwhile those of the next block are asked for in order.
+  void add_sorted_in_place(int64_t pixels, const scalar_t* s, int64_t pieces) {
+    const scalar_t* next = s + pixels * strides_.pixel;
+    for (int64_t p = 0; p < pieces; ++p) {
+      const Piece& piece = piece_[p];
+      const uint16_t* order = order_ + piece.begin;
+      t_.prepare(piece, 0, t_.padded, s + order[0] * strides_.pixel, strides_.channel);
+      add_rows(piece.region, piece.pixels, [&](int64_t x) { return s + order[x] * strides_.pixel; }, next);
+    }
+  }
+
+  // Pixels of region i; row(x): the channels of the x-th. Meanwhile asks for as many rows at `next`, and moves it.
+  template <class Row>
+  void add_rows(int64_t i, int64_t pixels, Row row, const scalar_t*& next) {
+    constexpr int64_t kLineValues = kLine / static_cast<int64_t>(sizeof(scalar_t));
+    const scalar_t* const begin = next;
+    for (int64_t m = 0; m + kPad <= M_; m += kPad) {
+      for (; next < begin + pixels * (m + kPad); next += kLineValues) prefetch<1>(next);
+      const auto place = [&](int64_t x) { return row(x) + m; };
+      sum_piece<kPad, scalar_t>(pixels, place, t_.pilot(i) + m, t_.row_sum(i) + m, t_.squares(i));
+    }
+    if (M_ % kPad == 0) return;
+    const int64_t m = M_ - kPad;  // the last kPad channels; those already added are dropped
+    double sum[kPad] = {}, square[kPad] = {};
+    const auto place = [&](int64_t x) { return row(x) + m; };
+    sum_piece<kPad, scalar_t>(pixels, place, t_.pilot(i) + m, sum, square);
+    for (int64_t k = kPad - M_ % kPad; k < kPad; ++k) {
+      t_.row_sum(i)[m + k] += sum[k];
+      t_.squares(i)[k] += square[k];
+    }
+  }
+
+  static constexpr int64_t kMaxPieces =  // labels, cut at kFirstSegment pixels or more
+      kTile / kFewOfEach + kTile / kFirstSegment;
+
+  RegionTable<scalar_t>& t_;
+  LabelCounts counts_;
+  Piece piece_[kMaxPieces];
+  uint16_t order_[kTile];
+  const int64_t M_;
+  const Strides strides_;
+};
+
+}  // namespace CAS_ISA
+}  // namespace cas_ext::cpu

@@ -1,0 +1,68 @@
+"""Moments of masks whose runs of equal labels are short or long, of few regions or many: each way of summing pixels."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import pytest
+import torch
+from devices import on_devices
+
+import cas_ext
+
+IGNORED = -100
+PIXELS = 3 * 2048 + 517  # whole tiles of the CPU kernels, and a part of one
+
+
+def runs(length, regions, seed=0):
+    """(PIXELS) labels in runs of `length` pixels on average, a tenth of them ignored."""
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, 2 * length, (PIXELS,), generator=generator)
+    labels = torch.randint(regions, (PIXELS,), generator=generator)
+    labels[torch.rand(PIXELS, generator=generator) < 0.1] = IGNORED
+    return labels.repeat_interleave(lengths)[:PIXELS]
+
+
+def few_then_many():
+    """Ten labels in a stretch before 400 others: taken together, the former have too many pixels for sums of rows."""
+    generator = torch.Generator().manual_seed(1)
+    few = torch.randint(10, (512,), generator=generator)
+    return torch.cat([few, torch.randperm(400, generator=generator), runs(1, 400)])[:PIXELS]
+
+
+def one_often_others_once():
+    labels = torch.arange(PIXELS) % 4096
+    labels[torch.rand(PIXELS, generator=torch.Generator().manual_seed(2)) < 0.4] = 7
+    return labels
+
+
+PATTERNS = {
+    f"{n} regions, runs of {length}": runs(length, n) for n in (2, 3, 5, 20, 300, 3000) for length in (1, 4, 12, 22, 90)
+}
+PATTERNS |= {"few, then many": few_then_many(), "one often, others once": one_often_others_once()}
+
+
+@cache
+def case(name, channels):
+    """Descriptors that every dtype holds exactly, labels, and the reference's moments."""
+    labels = PATTERNS[name]
+    generator = torch.Generator().manual_seed(3)
+    input = torch.randn(1, channels, PIXELS, 1, generator=generator).bfloat16()
+    target = labels[None, :, None].to(torch.int32)
+    regions = int(labels.max()) + 1
+    return input, target, cas_ext.reference.region_moments(input.double(), target, regions, ignore_index=IGNORED)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
+@pytest.mark.parametrize("channels", [1, 3, 5, 8, 9, 21, 40])
+@pytest.mark.parametrize("name", PATTERNS)
+@on_devices("cpu", "cuda")
+def test_moments_of_every_pattern_of_labels(device, name, channels, layout):
+    input, target, expected = case(name, channels)
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        stored = input.to(device.torch_device, dtype).contiguous(memory_format=layout)
+        regions = expected.count.shape[1]
+        found = cas_ext.region_moments(stored, target.to(device.torch_device), regions, ignore_index=IGNORED)
+        assert torch.equal(found.count.cpu(), expected.count)
+        torch.testing.assert_close(found.mean.cpu().double(), expected.mean, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(found.scatter.cpu().double(), expected.scatter, rtol=1e-6, atol=1e-7)
