@@ -53,16 +53,31 @@ def case(name, channels):
     return input, target, cas_ext.reference.region_moments(input.double(), target, regions, ignore_index=IGNORED)
 
 
+def of_pixels(by_region, target):
+    """(1, N, M) -> (1, M, P, 1): each pixel takes its region's row, 0 where it is ignored."""
+    rows = by_region[0][target.flatten().clamp(min=0).long()]
+    return torch.where(target == IGNORED, 0.0, rows.T[None, :, :, None])
+
+
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "channels_last"])
 @pytest.mark.parametrize("channels", [1, 3, 5, 8, 9, 21, 40])
 @pytest.mark.parametrize("name", PATTERNS)
 @on_devices("cpu", "cuda")
-def test_moments_of_every_pattern_of_labels(device, name, channels, layout):
+def test_moments_and_their_gradients(device, name, channels, layout):
     input, target, expected = case(name, channels)
-    for dtype in (torch.float32, torch.bfloat16, torch.float64):
-        stored = input.to(device.torch_device, dtype).contiguous(memory_format=layout)
-        regions = expected.count.shape[1]
+    regions = expected.count.shape[1]
+    generator = torch.Generator().manual_seed(4)
+    upstream = [torch.rand(like.shape, generator=generator, dtype=torch.float64) for like in expected[1:]]
+    centered = input - of_pixels(expected.mean, target)
+    pull = of_pixels(upstream[0] / expected.count.clamp(min=1)[..., None], target)
+    gradient = 2 * of_pixels(upstream[1][..., None], target) * centered + pull
+    for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
+        stored = input.to(device.torch_device, dtype, copy=True).contiguous(memory_format=layout).requires_grad_()
         found = cas_ext.region_moments(stored, target.to(device.torch_device), regions, ignore_index=IGNORED)
         assert torch.equal(found.count.cpu(), expected.count)
         torch.testing.assert_close(found.mean.cpu().double(), expected.mean, rtol=1e-6, atol=1e-7)
         torch.testing.assert_close(found.scatter.cpu().double(), expected.scatter, rtol=1e-6, atol=1e-7)
+        by_found = [term.to(like) for term, like in zip(upstream, found[1:], strict=True)]
+        (by_input,) = torch.autograd.grad(found[1:], stored, by_found)
+        rounding = torch.finfo(dtype).eps if dtype.itemsize == 2 else 1e-6
+        torch.testing.assert_close(by_input.cpu().double(), gradient, rtol=rounding, atol=1e-5)

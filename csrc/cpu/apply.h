@@ -58,6 +58,7 @@ class Gradient {
       if (few.size <= kFew && packed_) return visit_few(M_, [&](auto M) { packed_blend<M.value>(tile, few, s, g); });
       if (few.size <= kFew) return visit_count<kFew>(few.size, [&](auto R) { plane_blend<R.value>(tile, few, s, g); });
     }
+    if (packed_) return visit_few(M_, [&](auto M) { packed_rows<M.value>(tile, s, g); });
     if (from_.interleaved && M_ >= kPad) {
       for (int64_t x = 0; x < tile.size; ++x) row(tile.label[x], s + x * from_.pixel, g + x * to_.pixel);
       return;
@@ -231,6 +232,31 @@ class Gradient {
         for (int m = 0; m < M; ++m) g[x * M + m] = element(i, m, s[x * M + m]);
       }
     });
+  }
+
+  // Touching pixels with any labels. A pixel's channels are written with some of the next, which are written anew then.
+  template <int M>
+  void packed_rows(const Tile& tile, const scalar_t* s, scalar_t* g) const {
+    constexpr int kWidth = M <= kNarrow ? kNarrow : kPad, R = kRowLanes<acc_t, kWidth>;
+    using W = Vec<acc_t, R>;
+    const W weight = splat<acc_t, R>(c_.weight);
+    int64_t x = 0;
+    for (; x * M + kWidth <= tile.size * M; ++x) {
+      const int64_t i = tile.label[x];
+#pragma GCC unroll 8
+      for (int m = 0; m < M; m += R) {
+        W value{};
+        if (i != kIgnored) {
+          const W center = load_first<R>(c_.center + i * M + m, std::min(M - m, R));
+          const W offset = load_first<R>(c_.offset + i * M + m, std::min(M - m, R));
+          value = gradient_element(weight, splat<acc_t, R>(c_.scale[i]), center, offset, load_acc<R>(s + x * M + m));
+        }
+        store_acc<R>(g + x * M + m, value);
+      }
+    }
+    for (; x < tile.size; ++x) {
+      for (int m = 0; m < M; ++m) g[x * M + m] = element(tile.label[x], m, s[x * M + m]);
+    }
   }
 
   // The same for regions in turn.

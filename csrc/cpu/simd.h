@@ -99,6 +99,7 @@ CAS_HD Vec<AccOf<scalar_t>, lanes> load_acc(const scalar_t* s) {
 #endif
 #if CAS_X86_LEVEL >= 2
     if constexpr (lanes == 8) return (V)_mm256_cvtph_ps(load<__m128i>(s));
+    if constexpr (lanes == 4) return (V)_mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(s)));
 #endif
     V v;
     for (int k = 0; k < lanes; ++k) v[k] = static_cast<float>(s[k]);
@@ -130,6 +131,9 @@ CAS_HD void store_acc(scalar_t* to, Vec<AccOf<scalar_t>, lanes> v) {
 #endif
 #if CAS_X86_LEVEL >= 2
     if constexpr (lanes == 8) return store(to, _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
+    if constexpr (lanes == 4) {
+      return _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_cvtps_ph((__m128)v, _MM_FROUND_TO_NEAREST_INT));
+    }
 #endif
     for (int k = 0; k < lanes; ++k) to[k] = static_cast<c10::Half>(v[k]);
   }
