@@ -33,7 +33,9 @@ class BlockSums {
     int64_t block = kTurnedValues / (M_ <= kNarrow ? kNarrow : kPad), least = kFewOfEach;
     if (in_rows()) {
       block = kRowValues / M_, least = kFewRowsOfEach;
-      if (least * t_.N > block) block = kRowSegment / 2 * t_.N, least = kTile + 1;
+      const bool pays =
+          sizeof(scalar_t) < sizeof(float) && least * t_.N <= block;  // floats: the order of memory counts
+      if (!pays) block = kRowSegment / 2 * t_.N, least = kTile + 1;
     }
     block = std::clamp(block, kTurnedPixels, kTile);
     for (int64_t x = 0; x < tile.size; x += block) {
