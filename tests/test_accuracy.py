@@ -10,7 +10,7 @@ import pytest
 import torch
 from devices import on_every_device
 from oracle import expected_terms
-from tolerances import assert_gradient_close, result_dtype
+from tolerances import assert_gradient_close, assert_losses_close, result_dtype
 
 import cas_ext
 
@@ -89,6 +89,28 @@ def test_outlier_at_the_first_or_last_pixel_of_each_region(device, channels, out
         members = (target[0] == region).nonzero()[:, 0]
         input[:, :, members[0 if where == "first" else -1]] = outlier
     check(input.float().to(device.torch_device), target.to(device.torch_device))
+
+
+@on_every_device
+@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("outlier", [1e3, 1e5])
+@pytest.mark.parametrize("where", [0, 345, -1])
+@pytest.mark.parametrize("channels", [4, 12])
+def test_outliers_cost_the_discriminator_no_more_than_the_spread(device, channels, where, outlier, every):
+    # Equal outliers in all regions, or in every second one. A mean is only as good as the spread that it averages.
+    input = normal((1, channels, 4096))
+    target = (torch.arange(4096) * 6 // 4096)[None]
+    for region in range(0, 6, every):
+        input[:, :, (target[0] == region).nonzero()[where, 0]] = outlier
+    input = input.float().to(device.torch_device).requires_grad_()
+    target = target.to(device.torch_device)
+    terms = cas_ext.cas_loss(input, target, alpha=0.0, return_terms=True)
+    leaf, expected = expected_terms(input, target, alpha=0.0)
+    assert_losses_close(terms, expected, input, alpha=0.0)
+    (gradient,) = torch.autograd.grad(terms[0], input)
+    (wanted,) = torch.autograd.grad(expected[0], leaf, retain_graph=True)
+    (of_uniformer,) = torch.autograd.grad(expected[1], leaf)
+    assert_gradient_close(gradient, wanted, input, target, scale=wanted.abs() + of_uniformer.abs())
 
 
 @on_every_device
