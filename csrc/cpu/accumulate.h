@@ -14,10 +14,12 @@ namespace CAS_ISA {
 
 // Mean run lengths (pixels) of a tile below which its pixels are sorted instead: planar, and for few channels;
 // interleaved, and for few channels.
-constexpr int64_t kShortRun = 20, kShortRunOfFew = kShortestRun;
+constexpr int64_t kShortRun = 20;
+constexpr int64_t kRunBlock = 512;
 constexpr int64_t kShortRow = 24, kShortRowOfFew = 12;
 static_assert(kShortRowOfFew >= kShortestRun);
-constexpr int64_t kLongRunOfTwo = 64;  // mean run length below which two regions are cheaper to mask
+constexpr int64_t kLongRunOfTwo = 128,
+                  kLongRowOfTwo = 32;  // mean run lengths below which two regions are cheaper to mask
 
 template <class scalar_t>
 class Chunk {
@@ -32,32 +34,36 @@ class Chunk {
         strides_(strides),
         packed_(strides.interleaved && strides.pixel == M_ && M_ < kPad) {}
 
-  // `s`: the first pixel of the tile.
-  void add(Tile& tile, const scalar_t* s) {
+  // `s`: the first pixel of the tile; `next`: that of the tile that will follow.
+  void add(Tile& tile, const scalar_t* s, const scalar_t* next) {
     const bool maskable = M_ <= kPad && (packed_ || !strides_.interleaved);
     const int64_t mean_run = tile.size / tile.runs;
-    const bool mask_two = maskable && t_.N == 2 && mean_run < kLongRunOfTwo;
+    const bool mask_two = maskable && t_.N == 2 && mean_run < (packed_ ? kLongRowOfTwo : kLongRunOfTwo);
     const bool by_planes = !strides_.interleaved && tile.size >= L;
-    if (by_planes && !mask_two && mean_run >= (M_ <= kNarrow ? kShortRunOfFew : kShortRun)) return add_planes(tile, s);
+    if (by_planes && !mask_two && mean_run >= kShortestRun) return add_planes(tile, s, next, mean_run < kShortRun);
     if (strides_.interleaved && !mask_two && mean_run >= (M_ < kPad ? kShortRowOfFew : kShortRow))
       return add_runs(tile, s);
     if (blocks_.in_rows() && mean_run >= kShortestRun) return blocks_.add_runs(tile, s);
-    fill_labels(tile);
     if (maskable) {
+      if (t_.N > kFew) fill_labels(tile);
       const FewRegions few = few_regions(tile, t_.N);
-      const int64_t limit = (packed_ ? 1 : kUnroll) * L * kAdditions;
-      for (int64_t x = 0; few.size <= kFew && x < tile.size; x += limit) {
-        add_masked(tile, s, few, x, std::min(x + limit, tile.size));
+      if (few.size <= kFew) {
+        members_.find(tile, few);
+        const int64_t limit = packed_ ? L * kAdditions : kMaskedPixels;
+        for (int64_t x = 0; x < tile.size; x += limit) add_masked(tile, s, few, x, std::min(x + limit, tile.size));
+        return;
       }
-      if (few.size <= kFew) return;
     }
+    fill_labels(tile);
     blocks_.add(tile, s);
   }
 
   void finish(const ChunkTable& out) { t_.finish(out); }
 
  private:
+  // Runs of interleaved pixels.
   void add_runs(const Tile& tile, const scalar_t* s) {
+    if (packed_) return visit_few(M_, [&](auto M) { add_packed_runs<M.value>(tile, s); });
     for_each_run(tile, [&](int32_t i, int64_t first, int64_t length) {
       if (i == kIgnored) return;
       const int64_t end = first + length;
@@ -65,45 +71,79 @@ class Chunk {
         const scalar_t* run = s + x * strides_.pixel;
         t_.aim(i, run, strides_.channel);
         pixels = std::min(end - x, t_.longest(i));
-        tile.size < L ? add_pixels(run, pixels, t_.pilot(i), t_.squares(i))
-                      : add_segment(run, pixels, tile.size - x, t_.pilot(i), t_.squares(i));
+        M_ < kPad ? add_pixels(run, pixels, t_.pilot(i), t_.squares(i))
+                  : sum_pixels(run, pixels, strides_.pixel, M_, t_.pilot(i), t_.part, t_.squares(i));
         for (int64_t m = M_; m < t_.padded; ++m) t_.part[m] = 0;
         t_.merge(i, pixels);
       }
     });
   }
 
-  // Planar runs, kPad planes of the whole tile at a time: so many streams suit the memory, and each has a page or two.
-  void add_planes(const Tile& tile, const scalar_t* s) {
+  template <int M>
+  void add_packed_runs(const Tile& tile, const scalar_t* s) {
+    for_each_run(tile, [&](int32_t i, int64_t x, int64_t length) {
+      if (i == kIgnored) return;
+      Piece piece;
+      for (const int64_t end = x + length; x < end; x += piece.pixels) {
+        t_.plan(i, x, end - x, piece);
+        t_.prepare(piece, 0, t_.padded, s + x * M, 1);
+        sum_packed<M, scalar_t>(s + x * M, piece.pixels, tile.size - x, t_.pilot(i), t_.row_sum(i), t_.squares(i));
+      }
+    });
+  }
+
+  // Planar runs, kPad planes of the whole tile at a time: so many streams suit the memory, and each has a few pages.
+  // Meanwhile the next kPad are asked for. Short runs: planes become rows of pixels first, block by block.
+  void add_planes(const Tile& tile, const scalar_t* s, const scalar_t* next_tile, bool short_runs) {
     int64_t pieces = 0;
     for_each_run(tile, [&](int32_t i, int64_t x, int64_t length) {
       if (i == kIgnored) return;
-      for (const int64_t end = x + length; x < end;) x += t_.plan(i, x, end - x, piece_[pieces++]);
+      for (const int64_t end = x + length; x < end;) {
+        const int64_t most = short_runs ? std::min(end, (x / kRunBlock + 1) * kRunBlock) - x : end - x;
+        x += t_.plan(i, x, most, piece_[pieces++]);
+      }
     });
     for (int64_t m = 0; m < M_; m += kPad) {
       const scalar_t* planes = s + m * strides_.channel;
+      const auto next = NextPlanes<scalar_t>::after(s, strides_.channel, m, M_, next_tile);
+      if (short_runs) {
+        M_ <= kNarrow ? add_short_runs<kNarrow>(tile, s, m, pieces, next)
+                      : add_short_runs<kPad>(tile, s, m, pieces, next);
+        continue;
+      }
       visit_count<kPad>(M_ - m, [&](auto K) {
         for (int64_t p = 0; p < pieces; ++p) {
           const Piece& piece = piece_[p];
           const int64_t i = piece.region, x = piece.begin;
           t_.prepare(piece, m, std::min(m + kPad, t_.padded), s + x, strides_.channel);
           sum_planes<K.value>(planes + x, strides_.channel, piece.pixels, tile.size - x, t_.pilot(i) + m,
-                              t_.row_sum(i) + m, t_.squares(i));
+                              t_.row_sum(i) + m, t_.squares(i), next.from(x));
         }
       });
     }
   }
 
-  // Sums interleaved pixels of a region into t_.part. Their tile has L pixels at least, `left` of them from s on.
-  void add_segment(const scalar_t* s, int64_t pixels, int64_t left, const acc_t* center, double* square) {
-    if (packed_) {
-      return visit_few(M_, [&](auto M) { sum_packed<M.value>(s, pixels, left, center, t_.part, square); });
+  // kWidth planes from channel m on.
+  template <int kWidth>
+  void add_short_runs(const Tile& tile, const scalar_t* s, int64_t m, int64_t pieces,
+                      const NextPlanes<scalar_t>& next) {
+    alignas(64) acc_t rows[kRunBlock * kWidth];
+    const int64_t planes = std::min<int64_t>(kWidth, M_ - m);
+    for (int64_t p = 0, block = 0; p < pieces; block += kRunBlock) {
+      const int64_t pixels = std::min(kRunBlock, tile.size - block);
+      planes_to_rows<kWidth>(s + m * strides_.channel + block, strides_.channel, planes, pixels, rows,
+                             next.from(block));
+      for (; p < pieces && piece_[p].begin < block + pixels; ++p) {
+        const Piece& piece = piece_[p];
+        const int64_t i = piece.region, x = piece.begin;
+        t_.prepare(piece, m, m + kWidth, s + x, strides_.channel);
+        sum_packed<kWidth, scalar_t>(rows + (x - block) * kWidth, piece.pixels, block + pixels - x, t_.pilot(i) + m,
+                                     t_.row_sum(i) + m, t_.squares(i));
+      }
     }
-    M_ < kPad ? add_pixels(s, pixels, center, square)
-              : sum_pixels(s, pixels, strides_.pixel, M_, center, t_.part, square);
   }
 
-  // The same one by one.
+  // Pixels one by one, into t_.part.
   void add_pixels(const scalar_t* s, int64_t pixels, const acc_t* center, double* square) {
     for (int64_t m = 0; m < M_; ++m) {
       t_.part[m] = 0;
@@ -113,65 +153,84 @@ class Chunk {
     }
   }
 
-  // Pixels [begin, end) of the tile. Halved until no region has many more of them than its pilot was taken from.
-  void add_masked(const Tile& tile, const scalar_t* s, const FewRegions& few, int64_t begin, int64_t end) {
-    const int32_t* label = tile.label + begin;
-    int64_t pixels[kFew] = {};
-    int present = 0;
+  // Some of the regions of a segment, and what sums about their pilots need.
+  struct Members {
+    int size = 0, which[kFew];
     int32_t region[kFew];
+    int64_t pixels[kFew];
+    const acc_t* pilot[kFew];
+    double* squares[kFew];
+  };
+
+  // Pixels [begin, end) of the tile, of which members_ knows. Halved until no region has many more of them than its
+  // pilot was taken from.
+  void add_masked(const Tile& tile, const scalar_t* s, const FewRegions& few, int64_t begin, int64_t end) {
+    Members of;
     for (int r = 0; r < few.size; ++r) {
-      int32_t count = 0;
-      for (int64_t x = 0; x < end - begin; ++x) count += label[x] == few.region[r];
-      if (count == 0) continue;
-      if (count > t_.longest_now(few.region[r]) && end - begin > 2 * kFirstSegment) {
-        const int64_t half = begin + (end - begin) / 2;
+      const int64_t pixels = members_.count(r, begin, end);
+      if (pixels == 0) continue;
+      if (pixels > t_.longest_now(few.region[r]) && end - begin > 2 * kFirstSegment) {
+        const int64_t half = begin + (end - begin) / (2 * L) * L;
         add_masked(tile, s, few, begin, half);
         return add_masked(tile, s, few, half, end);
       }
-      region[present] = few.region[r];
-      pixels[present++] = count;
+      of.which[of.size] = r;
+      of.region[of.size] = few.region[r];
+      of.pixels[of.size++] = pixels;
     }
-    for (int r = 0; r < present; ++r) {
-      int64_t x = begin;
-      while (tile.label[x] != region[r]) ++x;
-      t_.aim(region[r], s + x * strides_.pixel, strides_.channel);
-      if (!packed_) continue;
-      visit_few(M_, [&](auto M) {
-        sum_packed_masked<M.value>(s + begin * strides_.pixel, label, end - begin, region[r], pixels[r],
-                                   t_.pilot(region[r]), t_.part, t_.squares(region[r]));
+    for (int r = 0; r < of.size; ++r) {
+      const int32_t i = of.region[r];
+      t_.aim(i, s + members_.first(of.which[r], begin) * strides_.pixel, strides_.channel);
+      of.pilot[r] = t_.pilot(i);
+      of.squares[r] = t_.squares(i);
+    }
+    packed_ ? add_masked_packed(s, of, begin, end, tile.size) : add_masked_planes(s, of, begin, end);
+    for (int r = 0; r < of.size; ++r) t_.count_pixels(of.region[r], of.pixels[r]);
+  }
+
+  // Two planes and two regions at a time.
+  void add_masked_planes(const scalar_t* s, const Members& of, int64_t begin, int64_t end) {
+    for (int64_t m = 0; m < M_; m += 2) {
+      visit_count<2>(M_ - m, [&](auto K) {
+        for (int r = 0; r < of.size; r += 2) {
+          double sum[2][K.value];
+          const acc_t* const center[2] = {of.pilot[r] + m, of.pilot[std::min(r + 1, of.size - 1)] + m};
+          const int regions = std::min(2, of.size - r);
+          visit_count<2>(regions, [&](auto R) {
+            sum_masked<K.value, R.value>(s + m * strides_.channel, strides_.channel, members_, of.which + r, begin, end,
+                                         of.pixels + r, center, sum, of.squares + r, r == 0);
+          });
+          for (int q = 0; q < regions; ++q) {
+            for (int k = 0; k < K.value; ++k) t_.merge_channel(of.region[r + q], m + k, of.pixels[r + q], sum[q][k]);
+          }
+        }
       });
-      for (int64_t m = M_; m < t_.padded; ++m) t_.part[m] = 0;
-      t_.merge(region[r], pixels[r]);
     }
-    if (!packed_) add_masked_planes(s + begin, label, end - begin, region, pixels, present);
   }
 
-  // Planar pixels, two regions at a time; channel by channel, so that a plane is read from memory once.
-  void add_masked_planes(const scalar_t* s, const int32_t* label, int64_t length, const int32_t* region,
-                         const int64_t* pixels, int present) {
-    for (int64_t m = 0; m < M_; ++m) {
-      acc_t center[kFew];
-      double sum[kFew], *square[kFew];
-      for (int r = 0; r < present; ++r) {
-        center[r] = t_.pilot(region[r])[m];
-        square[r] = t_.squares(region[r]);
+  void add_masked_packed(const scalar_t* s, const Members& of, int64_t begin, int64_t end, int64_t left) {
+    visit_few(M_, [&](auto M) {
+      for (int r = 0; r < of.size; r += 2) {
+        double sum[2][kPad];
+        const int regions = std::min(2, of.size - r);
+        visit_count<2>(regions, [&](auto R) {
+          sum_packed_masked<M.value, R.value>(s, members_, of.which + r, begin, end, left, of.pixels + r, of.pilot + r,
+                                              sum, of.squares + r);
+        });
+        for (int q = 0; q < regions; ++q) {
+          for (int m = 0; m < M.value; ++m) t_.merge_channel(of.region[r + q], m, of.pixels[r + q], sum[q][m]);
+        }
       }
-      const scalar_t* plane = s + m * strides_.channel;
-      for (int r = 0; r < present; r += 2) {
-        r + 1 < present
-            ? sum_masked<2>(plane, label, length, region + r, pixels + r, center + r, sum + r, square + r, r == 0)
-            : sum_masked<1>(plane, label, length, region + r, pixels + r, center + r, sum + r, square + r, r == 0);
-      }
-      for (int r = 0; r < present; ++r) t_.merge_channel(region[r], m, pixels[r], sum[r]);
-    }
-    for (int r = 0; r < present; ++r) t_.count_pixels(region[r], pixels[r]);
+    });
   }
 
-  static constexpr int64_t kMaxPieces = kMaxRuns + kTile / kFirstSegment;  // runs, cut at kFirstSegment pixels or more
+  static constexpr int64_t kMaxPieces =
+      kMaxRuns + kTile / kFirstSegment + kTile / kRunBlock;  // runs, cut at kFirstSegment pixels or more
 
   RegionTable<scalar_t> t_;
   BlockSums<scalar_t> blocks_;
   Piece piece_[kMaxPieces];
+  MemberBits members_;
   const int64_t M_;
   const Strides strides_;
   const bool packed_;  // interleaved, pixels touch, fewer channels than kPad
@@ -187,7 +246,12 @@ int64_t accumulate_chunk(const AccumulateParams& p, int64_t b, int64_t begin, in
   for (int64_t x = begin; x < end; x += kTile) {
     read_tile(p.target, p.shape, b, x, std::min(kTile, end - x), tile);
     if (tile.invalid != kNoPixel && invalid == kNoPixel) invalid = x + tile.invalid;
-    chunk.add(tile, image + x * input.pixel_stride);
+    const scalar_t* const pixels = image + x * input.pixel_stride;
+    const bool ends_image = x + kTile >= p.shape.pixels;
+    chunk.add(tile, pixels,
+              !ends_image              ? pixels + kTile * input.pixel_stride
+              : b + 1 < p.shape.images ? image + input.image_stride
+                                       : image);
   }
   chunk.finish(table);
   return invalid;

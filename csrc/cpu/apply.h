@@ -64,9 +64,10 @@ class Gradient {
       return;
     }
     for (int64_t first = 0; first < M_; first += kPlanes) {
+      const auto next = NextPlanes<scalar_t>::after(s, from_.channel, first, M_, s + tile.size);
       for (int64_t x = 0; x < tile.size; x += kTurnedPixels) {
         turned(tile.label + x, std::min(kTurnedPixels, tile.size - x), first, std::min(kPlanes, M_ - first),
-               s + x * from_.pixel, g + x * to_.pixel);
+               s + x * from_.pixel, g + x * to_.pixel, next.from(x));
       }
     }
   }
@@ -169,10 +170,12 @@ class Gradient {
   }
 
   // Channels [first, first + channels) of at most kTurnedPixels pixels with any labels, turned into rows and back.
-  void turned(const int32_t* label, int64_t pixels, int64_t first, int64_t channels, const scalar_t* s,
-              scalar_t* g) const {
+  void turned(const int32_t* label, int64_t pixels, int64_t first, int64_t channels, const scalar_t* s, scalar_t* g,
+              const NextPlanes<scalar_t>& next) const {
     alignas(64) acc_t rows[kTurnedPixels * kPlanes], result[kTurnedPixels * kPlanes];
-    turn_rows(s + first * from_.channel, from_, channels, pixels, rows);
+    s += first * from_.channel;
+    channels <= kNarrow ? turn_rows<kNarrow>(s, from_, channels, pixels, rows, next)
+                        : turn_rows<kPad>(s, from_, channels, pixels, rows, next);
     visit_count<kPad>(channels, [&](auto K) { gradient_rows<K.value>(label, pixels, first, rows, result); });
     if (!from_.interleaved) return turn_back(result, pixels, channels, g + first * to_.channel, to_.channel);
     for (int64_t x = 0; x < pixels; ++x) {

@@ -100,23 +100,17 @@ class BlockSums {
     return pieces;
   }
 
-  // Pixels as touching rows of kWidth channels, from channel m on, with zeros for those that are missing.
-  template <int kWidth>
-  void turn(const scalar_t* s, int64_t m, int64_t pixels, acc_t* rows) {
-    const int64_t channels = std::min<int64_t>(kWidth, M_ - m);
-    if (strides_.interleaved) return turn_rows(s, strides_, channels, pixels, rows);
-    transpose<kWidth>(s + m * strides_.channel, strides_.channel, channels, pixels, rows, kWidth);
-  }
-
   // kWidth channels of all pixels after the other. Interleaved: there are no more.
   template <int kWidth>
   void add_turned(const int32_t* label, int64_t pixels, const scalar_t* s) {
     alignas(64) acc_t rows[kTurnedPixels * kWidth];
     for (int64_t m = 0; m < M_; m += kWidth) {
+      const auto next = NextPlanes<scalar_t>::after(s, strides_.channel, m, M_, s + pixels);
       const TableRows<acc_t> table{t_.pilot(0) + m, t_.row_sum(0) + m, t_.row_square(0), t_.padded};
       for (int64_t x = 0; x < pixels; x += kTurnedPixels) {
         const int64_t turned = std::min(kTurnedPixels, pixels - x);
-        turn<kWidth>(s + x * strides_.pixel, m, turned, rows);
+        turn_rows<kWidth>(s + x * strides_.pixel + m * strides_.channel, strides_, std::min<int64_t>(kWidth, M_ - m),
+                          turned, rows, next.from(x));
         sum_rows<kWidth>(rows, label + x, turned, table);
       }
     }
@@ -126,7 +120,8 @@ class BlockSums {
   void add_sorted(int64_t pixels, const scalar_t* s, int64_t pieces) {
     alignas(64) acc_t rows[kTurnedValues];
     for (int64_t m = 0; m < M_; m += kWidth) {
-      turn<kWidth>(s, m, pixels, rows);
+      turn_rows<kWidth>(s + m * strides_.channel, strides_, std::min<int64_t>(kWidth, M_ - m), pixels, rows,
+                        NextPlanes<scalar_t>::after(s, strides_.channel, m, M_, s + pixels));
       for (int64_t p = 0; p < pieces; ++p) {
         const Piece& piece = piece_[p];
         const int64_t i = piece.region;

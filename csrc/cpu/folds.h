@@ -83,36 +83,45 @@ CAS_HD void add_to_eight(acc_t* eight, Vec<acc_t> v) {
   }
 }
 
-// Adds the sum of the lanes of v[k] to sum[k].
+// Adds the sum of the lanes of v[k] to sum[k]. Rows of sums are padded, so what follows them there gets zeros.
 template <int K, class D>
 CAS_HD void fold_planes(const D (&v)[K], double* sum) {
-  constexpr int lanes = sizeof(D) / sizeof(double);
-  int k = 0;
+#if CAS_X86_LEVEL >= 2
+  constexpr int lanes = sizeof(D) / sizeof(double), kFolded = K <= kNarrow ? kNarrow : kPad;
+  D u[kFolded];
+#pragma GCC unroll 8
+  for (int k = 0; k < kFolded; ++k) u[k] = k < K ? v[k] : D{};
 #if CAS_X86_LEVEL >= 4
-  if constexpr (K == 8 && lanes == 8) {
+  if constexpr (lanes == 8) {
     const auto pair = [](const D& a, const D& b) {
       return _mm512_unpacklo_pd((__m512d)a, (__m512d)b) + _mm512_unpackhi_pd((__m512d)a, (__m512d)b);
     };
     const auto halve = [](__m512d a, __m512d b) {
       return _mm512_shuffle_f64x2(a, b, 0x88) + _mm512_shuffle_f64x2(a, b, 0xdd);
     };
-    const __m512d low = halve(pair(v[0], v[1]), pair(v[2], v[3])), high = halve(pair(v[4], v[5]), pair(v[6], v[7]));
-    return store(sum, load<__m512d>(sum) + halve(low, high));
+    const __m512d low = halve(pair(u[0], u[1]), pair(u[2], u[3]));
+    if constexpr (K <= kNarrow) {
+      const __m512d total = halve(low, low);  // quarters 0 and 2 of `low` belong to the first two sums
+      return store(sum, load<__m256d>(sum) + _mm512_castpd512_pd256(total));
+    } else {
+      return store(sum, load<__m512d>(sum) + halve(low, halve(pair(u[4], u[5]), pair(u[6], u[7]))));
+    }
   }
 #endif
-#if CAS_X86_LEVEL >= 2
   if constexpr (lanes == 4) {
     const auto pair = [](const D& a, const D& b) {
       return _mm256_unpacklo_pd((__m256d)a, (__m256d)b) + _mm256_unpackhi_pd((__m256d)a, (__m256d)b);
     };
-    for (; k + 4 <= K; k += 4) {
-      const __m256d low = pair(v[k], v[k + 1]), high = pair(v[k + 2], v[k + 3]);
+#pragma GCC unroll 2
+    for (int k = 0; k < kFolded; k += 4) {
+      const __m256d low = pair(u[k], u[k + 1]), high = pair(u[k + 2], u[k + 3]);
       const __m256d total = _mm256_permute2f128_pd(low, high, 0x20) + _mm256_permute2f128_pd(low, high, 0x31);
       store(sum + k, load<__m256d>(sum + k) + total);
     }
+    return;
   }
 #endif
-  for (; k < K; ++k) sum[k] += sum_lanes<double, lanes>(v[k]);
+  for (int k = 0; k < K; ++k) sum[k] += sum_lanes<double, sizeof(D) / sizeof(double)>(v[k]);
 }
 
 }  // namespace CAS_ISA

@@ -35,7 +35,7 @@ inline int64_t scratch_bytes(const Shape& s) {
 }
 
 // The tile of probabilities of softmax.h.
-constexpr int64_t kMaxTile = 2048, kSoftmaxBytes = 49152;  // a little more than an L1 cache
+constexpr int64_t kMaxTile = 8192, kSoftmaxBytes = 49152;  // a little more than an L1 cache
 
 // Pixels of such a tile: whole vectors.
 inline int64_t softmax_tile_pixels(int64_t channels) {

@@ -193,47 +193,5 @@ inline void for_each_run(const Tile& tile, Body body) {
   }
 }
 
-constexpr int kFew = 4;  // as many regions of a tile as are cheaper to mask than to look up
-
-struct FewRegions {
-  int32_t region[kFew] = {kIgnored, kIgnored, kIgnored, kIgnored};
-  int size = 0;  // kFew + 1: there are more
-};
-
-// The regions that may occur in a tile, if they are few.
-inline FewRegions few_regions(const Tile& tile, int64_t regions) {
-  FewRegions found;
-  if (regions <= kFew) {
-    for (; found.size < regions; ++found.size) found.region[found.size] = found.size;
-    return found;
-  }
-  using Labels = Vec<int32_t>;
-  constexpr int64_t kLabels = kLanes<int32_t>, kBlock = 16 * kLabels;  // labels between two looks at the result
-  const auto known = [&](int32_t label) {
-    bool same = label == kIgnored;
-    for (int32_t region : found.region) same |= label == region;
-    return same;
-  };
-  for (int64_t x = 0; x < tile.size;) {
-    Labels strange{};
-    const int64_t end = std::min(x + kBlock, tile.size);
-    for (int64_t k = x; k + kLabels <= end; k += kLabels) {
-      const Labels label = load<Labels>(tile.label + k);
-      Labels same = label == kIgnored;
-      for (int32_t region : found.region) same |= label == region;
-      strange |= ~same;
-    }
-    int32_t any = end - x < kBlock;
-    for (int k = 0; k < kLabels; ++k) any |= strange[k];
-    for (; any != 0 && x < end; ++x) {
-      if (known(tile.label[x])) continue;
-      if (found.size == kFew) return {{}, kFew + 1};
-      found.region[found.size++] = tile.label[x];
-    }
-    x = end;
-  }
-  return found;
-}
-
 }  // namespace CAS_ISA
 }  // namespace cas_ext::cpu

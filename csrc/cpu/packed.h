@@ -1,6 +1,7 @@
 // The same sums over interleaved pixels of few channels, and how such pixels lie in vectors.
 #pragma once
 
+#include "few.h"
 #include "totals.h"
 
 namespace cas_ext::cpu {
@@ -40,6 +41,30 @@ struct Packed {
   alignas(64) static constexpr Lanes kLane{};
 };
 
+// The same pixels, as many as one vector holds.
+template <class acc_t, int M>
+struct Pack {
+  static constexpr int L = M <= kLanes<acc_t> ? kLanes<acc_t> : kPad, kPixels = L / M, kUsed = kPixels * M;
+  using V = Vec<acc_t, L>;
+
+  // A value per channel, repeated along the lanes.
+  static V spread(const acc_t* of_channel) {
+    return permute(load_first<L>(of_channel, M), load<Mask<acc_t, L>>(kLane.channel));
+  }
+
+  // The pixels that `bits` has, from the first one of the vector on.
+  static Keep<acc_t, L> keep(uint64_t bits) { return Keep<acc_t, L>(bits, load<Mask<acc_t, L>>(kLane.pixel_bit)); }
+
+ private:
+  struct Lanes {
+    constexpr Lanes() {
+      for (int k = 0; k < L; ++k) channel[k] = k % M, pixel_bit[k] = k < kUsed ? Bits<acc_t>(1) << k / M : 0;
+    }
+    Bits<acc_t> channel[L] = {}, pixel_bit[L] = {};
+  };
+  alignas(64) static constexpr Lanes kLane{};
+};
+
 // The sum of every M-th lane, for M a power of two.
 template <int M, int lanes>
 CAS_HD Vec<double, M> fold_lanes(Vec<double, lanes> v) {
@@ -52,106 +77,121 @@ CAS_HD Vec<double, M> fold_lanes(Vec<double, lanes> v) {
   }
 }
 
-// Writes the lanes of sums[v], which have settled, by channel (M).
-template <int M, class scalar_t>
-inline void fold_packed(Total<scalar_t> (&sums)[M], int64_t pixels, const AccOf<scalar_t>* center, double* sum) {
-  using acc_t = AccOf<scalar_t>;
-  constexpr int L = Total<scalar_t>::L;
-  const double n = Total<scalar_t>::kValues ? static_cast<double>(pixels) : 0;
-  if constexpr (L / 2 % M == 0) {  // lane k of every half of a vector is channel k % M
-    for (int v = 1; v < M; ++v) sums[0].add(sums[v]);
-    const auto total = fold_lanes<M, L / 2>(sums[0].halves());
-    return store(sum, total - n * widen<M>(load<Vec<acc_t, M>>(center)));
-  }
-  for (int m = 0; m < M; ++m) sum[m] = -n * center[m];
-  for (int v = 0; v < M; ++v) {
-    for (int k = 0; k < L; ++k) sum[(v * L + k) % M] += sums[v].lane(k);
+// Adds the lanes, which have settled, to sums by channel (M).
+template <int M, class scalar_t, int L>
+inline void fold_packed(const Total<scalar_t, L>& total, double* sum) {
+  if constexpr (L / 2 % M == 0) {  // lane k of either half is channel k % M
+    store(sum, load<Vec<double, M>>(sum) + fold_lanes<M, L / 2>(total.halves()));
+  } else if constexpr (L == M) {
+    total.add_to(sum);
+  } else {
+#pragma GCC unroll 16
+    for (int k = 0; k < L / M * M; ++k) sum[k % M] += total.lane(k);
   }
 }
 
-template <int M, class scalar_t>
-CAS_HD void prefetch_packed(const scalar_t* s) {
-  prefetch_ahead<M * kLanes<AccOf<scalar_t>>>(s);
-}
-
-// Pixels of one region: writes sums (M), adds squares to eight doubles. The segment lies in a tile of at least kLanes
-// pixels, `left` of which are left from s on.
-template <int M, class scalar_t>
-inline void sum_packed(const scalar_t* s, int64_t pixels, int64_t left, const AccOf<scalar_t>* center, double* sum,
+// Pixels of one region, `left` of which may be read from s on: adds their sums (double: of d, else of values) to those
+// by channel (M), their squares to eight doubles. stored_t: scalar_t, or what it is computed in.
+template <int M, class scalar_t, class stored_t>
+inline void sum_packed(const stored_t* s, int64_t pixels, int64_t left, const AccOf<scalar_t>* center, double* sum,
                        double* square) {
   using acc_t = AccOf<scalar_t>;
-  using P = Packed<acc_t, M>;
+  using P = Pack<acc_t, M>;
   using V = typename P::V;
-  constexpr int L = P::L;
-  V c[M];
-  Total<scalar_t> sums[M];
-  P::spread(center, c);
+  const V about = P::spread(center);
+  const Keep<acc_t, P::L> used = P::keep(~uint64_t(0));
+  Total<scalar_t, P::L> total;
+  V squares{};
+  const auto add = [&](const stored_t* at, auto keep) {
+    const V d = keep(load_acc<P::L>(at) - about);
+    total.add(at, d, keep);
+    squares = keep.add_square(squares, d);
+  };
+  const auto end_block = [&] {
+    total.settle();
+    add_lanes<acc_t, P::L>(square, squares);
+  };
   int64_t x = 0;
-  for (int64_t end; x + L <= pixels; x = end) {
-    V squares[M] = {};
-    end = std::min(x + kAdditions * L, x + (pixels - x) / L * L);
-    for (; x < end; x += L) {
-      prefetch_packed<M>(s + x * M);
-      for (int v = 0; v < M; ++v) {
-        const scalar_t* at = s + x * M + v * L;
-        const V d = load_acc<L>(at) - c[v];
-        sums[v].add(at, d);
-        squares[v] += d * d;
+  const int64_t end = std::min(pixels - P::kPixels, left - (P::L + M - 1) / M);  // of the places of whole vectors
+  for (int64_t block = kAdditions * P::kPixels; x <= end; block += kAdditions * P::kPixels) {
+    for (; x <= end && x < block; x += P::kPixels) {
+      if constexpr (std::is_same_v<scalar_t, stored_t>) prefetch_ahead<P::kUsed>(s + x * M);
+      if constexpr (P::kUsed == P::L) {
+        add(s + x * M, KeepAll());
+      } else {
+        add(s + x * M, used);
       }
     }
-    for (int v = 0; v < M; ++v) sums[v].settle();
-    add_lanes<acc_t, L>(square, add_all(squares));
+    if (x > end) break;
+    end_block();
+    squares = V{};
   }
-  if (x < pixels) {  // L pixels that end in the tile; what does not belong to the segment is dropped
-    const int64_t first = std::min(x, left - L), begin = (x - first) * M, end = (pixels - first) * M;
-    prefetch_packed<M>(s + first * M);
-    V squares{};
-    for (int v = 0; v < M; ++v) {
-      const scalar_t* at = s + first * M + v * L;
-      const Mask<acc_t> fresh = lanes_from<acc_t>(begin - v * L) & ~lanes_from<acc_t>(end - v * L);
-      const V d = fresh ? load_acc<L>(at) - c[v] : V{};
-      sums[v].add(at, d, fresh);
-      sums[v].settle();
-      squares += d * d;
+  for (; x < pixels; x += P::kPixels) {  // what is left of them; at the end of a tile from a copy
+    const int64_t rest = std::min<int64_t>(pixels - x, P::kPixels);
+    const Keep<acc_t, P::L> keep = P::keep((uint64_t(1) << rest) - 1);
+    if ((left - x) * M >= P::L) {
+      add(s + x * M, keep);
+    } else {
+      stored_t copy[P::L] = {};
+      std::copy_n(s + x * M, rest * M, copy);
+      add(copy, keep);
     }
-    add_lanes<acc_t, L>(square, squares);
   }
-  fold_packed<M>(sums, pixels, center, sum);
+  end_block();
+  fold_packed<M>(total, sum);
+  if constexpr (!std::is_same_v<scalar_t, float> && std::is_same_v<acc_t, float>) {
+    for (int m = 0; m < M; ++m) sum[m] += static_cast<double>(pixels) * center[m];
+  }
 }
 
-// Those of `length` pixels that have the label of a region, `pixels` of them.
-template <int M, class scalar_t>
-inline void sum_packed_masked(const scalar_t* s, const int32_t* label, int64_t length, int32_t region, int64_t pixels,
-                              const AccOf<scalar_t>* center, double* sum, double* square) {
+// Those of the pixels [begin, end) of a tile that belong to R <= 2 of its regions, which[r]. pixels[r], center[r]: of
+// each. `left`: as above, from s on. Writes sums of s - center (R, kPad), adds squares to eight doubles.
+template <int M, int R, class scalar_t>
+inline void sum_packed_masked(const scalar_t* s, const MemberBits& members, const int* which, int64_t begin,
+                              int64_t end, int64_t left, const int64_t* pixels, const AccOf<scalar_t>* const* center,
+                              double (*sum)[kPad], double* const* square) {
   using acc_t = AccOf<scalar_t>;
-  using P = Packed<acc_t, M>;
+  using P = Pack<acc_t, M>;
   using V = typename P::V;
-  constexpr int L = P::L;
-  V c[M], squares[M] = {};
-  Total<scalar_t> sums[M];
-  Mask<acc_t> pixel[M];
-  P::spread(center, c);
-  P::pixels(pixel);
-  const int64_t end = length / L * L;
-  for (int64_t x = 0; x < end; x += L) {
-    prefetch_packed<M>(s + x * M);
-    const Mask<acc_t> member = members<acc_t>(label + x, region);
-    for (int v = 0; v < M; ++v) {
-      const scalar_t* at = s + x * M + v * L;
-      const Mask<acc_t> mask = permute(member, pixel[v]);
-      const V d = mask ? load_acc<L>(at) - c[v] : V{};
-      sums[v].add(at, d, mask);
-      squares[v] += d * d;
+  V about[R], squares[R];
+  Total<scalar_t, P::L> total[R];
+#pragma GCC unroll 2
+  for (int r = 0; r < R; ++r) about[r] = P::spread(center[r]);
+  const int64_t last = std::min(end - P::kPixels, left - (P::L + M - 1) / M);
+  int64_t x = begin;
+  while (x <= last) {
+#pragma GCC unroll 2
+    for (int r = 0; r < R; ++r) squares[r] = V{};
+    for (const int64_t block = x + kAdditions * P::kPixels; x <= last && x < block; x += P::kPixels) {
+      const scalar_t* at = s + x * M;
+      prefetch_ahead<P::kUsed>(at);
+      Keep<acc_t, P::L> keep[R];
+#pragma GCC unroll 2
+      for (int r = 0; r < R; ++r) keep[r] = P::keep(members.word(which[r], x));
+      const V d = load_acc<P::L>(at) - (R == 1 ? about[0] : keep[0].choose(about[0], about[R - 1]));
+#pragma GCC unroll 2
+      for (int r = 0; r < R; ++r) {
+        total[r].add(at, d, keep[r]);
+        squares[r] = keep[r].add_square(squares[r], d);
+      }
+    }
+#pragma GCC unroll 2
+    for (int r = 0; r < R; ++r) {
+      total[r].settle();
+      add_lanes<acc_t, P::L>(square[r], squares[r]);
     }
   }
-  int64_t tail = 0;
-  for (int64_t x = end; x < length; ++x) tail += label[x] == region;
-  for (int v = 0; v < M; ++v) sums[v].settle();
-  add_lanes<acc_t, L>(square, add_all(squares));
-  fold_packed<M>(sums, pixels - tail, center, sum);
-  for (int64_t x = end; x < length; ++x) {
-    if (label[x] != region) continue;
-    for (int m = 0; m < M; ++m) add_one(s[x * M + m], center[m], sum[m], square[m]);
+  for (int r = 0; r < R; ++r) {
+    for (int m = 0; m < kPad; ++m) sum[r][m] = 0;
+    fold_packed<M>(total[r], sum[r]);
+    if constexpr (std::is_same_v<scalar_t, float>) {
+      const int64_t added = pixels[r] - (x < end ? members.count(which[r], x, end) : 0);
+      for (int m = 0; m < M; ++m) sum[r][m] -= static_cast<double>(added) * center[r][m];
+    }
+    for (int64_t k = x; k < end; ++k) {
+      if (!(members.word(which[r], k) & 1)) continue;
+      for (int m = 0; m < M; ++m) add_one(s[k * M + m], center[r][m], sum[r][m], square[r][m]);
+    }
   }
 }
 

@@ -84,7 +84,7 @@ inline void softmax_tile(const scalar_t* z, const Strides& strides, int64_t pixe
   constexpr int L = kLanes<AccOf<scalar_t>>;
   int64_t x = 0;
   if (strides.interleaved) {
-    transpose<0>(z, strides.pixel, pixels, channels, to.data, to.stride);
+    transpose(z, strides.pixel, pixels, channels, to.data, to.stride);
   } else {
     for (; x + L <= pixels; x += L) softmax_column(z + x, strides.channel, channels, to.data + x, to.stride);
     for (int64_t m = 0; m < channels; ++m) {
@@ -132,7 +132,7 @@ template <class scalar_t>
 inline void store_tile(const Planes<AccOf<scalar_t>>& from, int64_t pixels, int64_t channels, scalar_t* to,
                        const Strides& strides) {
   constexpr int L = kLanes<AccOf<scalar_t>>;
-  if (strides.interleaved) return transpose<0>(from.data, from.stride, channels, pixels, to, strides.pixel);
+  if (strides.interleaved) return transpose(from.data, from.stride, channels, pixels, to, strides.pixel);
   for (int64_t m = 0; m < channels; ++m, to += strides.channel) {
     const AccOf<scalar_t>* plane = from.data + m * from.stride;
     int64_t x = 0;
@@ -157,7 +157,7 @@ int64_t accumulate_softmax(const AccumulateParams& p, int64_t b, int64_t begin, 
     if (tile.invalid != kNoPixel && invalid == kNoPixel) invalid = x + tile.invalid;
     softmax_tile(image + x * input.pixel_stride, {input.channel_stride, input.pixel_stride, input.interleaved}, pixels,
                  M, probability);
-    chunk.add(tile, probability.data);
+    chunk.add(tile, probability.data, probability.data);
   }
   chunk.finish(table);
   return invalid;

@@ -2,109 +2,138 @@
 // that is read again is in the L1 cache.
 #pragma once
 
+#include "few.h"
 #include "totals.h"
 
 namespace cas_ext::cpu {
 namespace CAS_ISA {
 
 // K <= kPad planes of a piece of a run (table.h): adds the sums of their values (double: of d) to `sum`, their squares
-// to eight doubles. The piece lies in a tile of at least kLanes pixels, `left` of which are left from s on.
+// to eight doubles. The piece lies in a tile of at least kLanes pixels, `left` of which are left from s on. Meanwhile
+// asks for `next`.
 template <int K, class scalar_t>
 inline void sum_planes(const scalar_t* s, int64_t stride, int64_t pixels, int64_t left, const AccOf<scalar_t>* center,
-                       double* sum, double* square) {
+                       double* sum, double* square, const NextPlanes<scalar_t>& next) {
   using acc_t = AccOf<scalar_t>;
   constexpr int L = kLanes<acc_t>;
   using V = Vec<acc_t>;
   constexpr bool kValues = std::is_same_v<scalar_t, float>;                 // summed in double; else d is, as in Total
   constexpr int kVectors = K <= kPad / 2 ? 2 : 1, kSquares = 2 * kVectors;  // enough chains for any K
   constexpr int64_t kBlock = kAdditions * kSquares / K * L;
-  Wide<acc_t> sums[K] = {};
-  int64_t x = 0;
-  for (int64_t end; x + L <= pixels; x = end) {
-    end = std::min(x + kBlock, x + (pixels - x) / L * L);
-    V squares[kSquares] = {}, parts[kValues ? 1 : kVectors][K] = {};
-    const auto add = [&](int64_t at_x, int v) {
+  Wide<acc_t> sums[K];
 #pragma GCC unroll 8
-      for (int k = 0; k < K; ++k) {
-        const scalar_t* at = s + k * stride + at_x;
-        if (v == 0) prefetch_ahead<kVectors * L>(at);
-        const V d = load_acc<L>(at) - center[k];
-        if constexpr (kValues) {
-          sums[k] += load_wide<L / 2>(at) + load_wide<L / 2>(at + L / 2);
-        } else {
-          parts[v][k] += d;
-        }
-        squares[(v * K + k) % kSquares] += d * d;
-      }
-    };
-    for (; x + kVectors * L <= end; x += kVectors * L) {
-      for (int v = 0; v < kVectors; ++v) add(x + v * L, v);
-    }
-    if (kVectors > 1 && x < end) add(x, 0);
-    if constexpr (!kValues) {
-      for (int k = 0; k < K; ++k)
-        sums[k] += add_halves<acc_t>(kVectors > 1 ? parts[0][k] + parts[kVectors - 1][k] : parts[0][k]);
-    }
+  for (int k = 0; k < K; ++k) sums[k] = Wide<acc_t>{};
+  V squares[kSquares], parts[kVectors][K];
+  const auto begin_block = [&] {
+#pragma GCC unroll 8
+    for (int k = 0; k < kSquares; ++k) squares[k] = V{};
+#pragma GCC unroll 16
+    for (int k = 0; !kValues && k < kVectors * K; ++k) parts[k / K][k % K] = V{};
+  };
+  const auto end_block = [&] {
+#pragma GCC unroll 8
+    for (int k = 0; !kValues && k < K; ++k)
+      sums[k] += add_halves<acc_t>(kVectors > 1 ? parts[0][k] + parts[kVectors - 1][k] : parts[0][k]);
     add_lanes<acc_t, L>(square, add_all(squares));
-  }
-  if (x < pixels) {  // a vector that ends in the tile; what does not belong to the piece is dropped
-    const int64_t first = std::min(x, left - L);
-    const Mask<acc_t> fresh = lanes_from<acc_t>(x - first) & ~lanes_from<acc_t>(pixels - first);
-    V squares[2] = {};
+  };
+  // A vector of every plane; `keep`: drops what does not belong to the piece.
+  const auto add = [&](int64_t at_x, auto v, auto keep) {
+    if (v == 0) next.template ask<kVectors * L>(at_x);
 #pragma GCC unroll 8
     for (int k = 0; k < K; ++k) {
-      const scalar_t* at = s + k * stride + first;
-      prefetch_ahead<L>(at);
-      const V value = load_acc<L>(at), d = fresh ? value - center[k] : V{};
-      sums[k] += add_halves<acc_t>(kValues ? (fresh ? value : V{}) : d);
-      squares[k % 2] += d * d;
+      const scalar_t* at = s + k * stride + at_x;
+      const V value = keep(load_acc<L>(at)), d = keep(value - center[k]);
+      if constexpr (kValues) {
+        sums[k] += keep.kAll ? load_wide<L / 2>(at) + load_wide<L / 2>(at + L / 2) : add_halves<acc_t>(value);
+      } else {
+        parts[v][k] += d;
+      }
+      squares[(v * K + k) % kSquares] += d * d;
     }
-    add_lanes<acc_t, L>(square, add_all(squares));
+  };
+  constexpr std::integral_constant<int, 0> kFirst;
+  constexpr std::integral_constant<int, kVectors - 1> kLast;
+  int64_t x = 0;
+  begin_block();
+  for (int64_t block = kBlock;; block = x + kBlock) {
+    const int64_t end = std::min(block, pixels / L * L);
+    for (; x + kVectors * L <= end; x += kVectors * L) {
+      add(x, kFirst, KeepAll());
+      if constexpr (kVectors > 1) add(x + L, kLast, KeepAll());
+    }
+    if (kVectors > 1 && x < end) add(x, kFirst, KeepAll()), x += L;
+    if (x + L > pixels) break;
+    end_block();
+    begin_block();
   }
+  if (x < pixels) {  // a vector that ends in the tile
+    const int64_t first = std::min(x, left - L);
+    const uint64_t below = (uint64_t(1) << (pixels - first)) - 1;
+    add(first, kLast, Keep<acc_t>(below >> (x - first) << (x - first)));
+  }
+  end_block();
   fold_planes<K>(sums, sum);
   if constexpr (!kValues && std::is_same_v<acc_t, float>) {
+#pragma GCC unroll 8
     for (int k = 0; k < K; ++k) sum[k] += static_cast<double>(pixels) * center[k];
   }
 }
 
-constexpr int kUnroll = 2;  // chains of sum_masked
+constexpr int64_t kMaskedPixels = 1024;  // that are summed under masks before a merge
 
-// One channel of a planar segment for R regions: each lane keeps or drops a value. pixels[r]: those of region r.
-template <int R, class scalar_t>
-inline void sum_masked(const scalar_t* s, const int32_t* label, int64_t length, const int32_t* region,
-                       const int64_t* pixels, const AccOf<scalar_t>* center, double* sum, double* const* square,
-                       bool first) {
+// K planes of the pixels [begin, end) of a tile for R <= 2 of its regions, which[r]: each lane keeps or drops a
+// value. begin: a multiple of kLanes. pixels[r]: those of a region, center[r]: its pilot. Writes sums (R, K), adds
+// squares to eight doubles. `first`: the planes have not been read yet.
+template <int K, int R, class scalar_t>
+inline void sum_masked(const scalar_t* s, int64_t stride, const MemberBits& members, const int* which, int64_t begin,
+                       int64_t end, const int64_t* pixels, const AccOf<scalar_t>* const* center, double (*sum)[K],
+                       double* const* square, bool first) {
   using acc_t = AccOf<scalar_t>;
   constexpr int L = kLanes<acc_t>;
   using V = Vec<acc_t>;
-  Total<scalar_t> sums[R][kUnroll];
-  V squares[R][kUnroll] = {};
-  const int64_t end = length / (kUnroll * L) * (kUnroll * L);
-  for (int64_t x = 0; x < end; x += kUnroll * L) {
-    if (first) prefetch_ahead<kUnroll * L>(s + x);
-    for (int k = 0; k < kUnroll; ++k) {
-      const scalar_t* at = s + x + k * L;
-      const V value = load_acc<L>(at);
-      for (int r = 0; r < R; ++r) {
-        const Mask<acc_t> mask = members<acc_t>(label + x + k * L, region[r]);
-        const V d = mask ? value - center[r] : V{};
-        sums[r][k].add(at, d, mask);
-        squares[r][k] += d * d;
+  Total<scalar_t> sums[R][K];
+  V about[R][K];
+#pragma GCC unroll 4
+  for (int k = 0; k < R * K; ++k) about[k / K][k % K] = splat(center[k / K][k % K]);
+  const int64_t last = begin + (end - begin) / L * L;
+  for (int64_t x = begin; x < last;) {
+    V squares[R][K];
+#pragma GCC unroll 4
+    for (int k = 0; k < R * K; ++k) squares[k / K][k % K] = V{};
+    for (const int64_t block = std::min(last, x + kAdditions * L); x < block; x += L) {
+      Keep<acc_t> keep[R];
+#pragma GCC unroll 2
+      for (int r = 0; r < R; ++r) keep[r] = Keep<acc_t>(members.upto_word(which[r], x));
+#pragma GCC unroll 2
+      for (int k = 0; k < K; ++k) {
+        const scalar_t* at = s + k * stride + x;
+        if (first) prefetch_ahead<L>(at);
+        const V d = load_acc<L>(at) - (R == 1 ? about[0][k] : keep[0].choose(about[0][k], about[R - 1][k]));
+#pragma GCC unroll 2
+        for (int r = 0; r < R; ++r) {
+          sums[r][k].add(at, d, keep[r]);
+          squares[r][k] = keep[r].add_square(squares[r][k], d);
+        }
       }
     }
-  }
-  for (int r = 0; r < R; ++r) {
-    sums[r][0].add(sums[r][1]);
-    sums[r][0].settle();
-    add_lanes<acc_t, L>(square[r], squares[r][0] + squares[r][1]);
-    int64_t tail = 0;
-    double rest = 0;
-    for (int64_t x = end; x < length; ++x) {
-      if (label[x] != region[r]) continue;
-      ++tail;
-      add_one(s[x], center[r], rest, square[r][0]);
+#pragma GCC unroll 2
+    for (int r = 0; r < R; ++r) {
+#pragma GCC unroll 2
+      for (int k = 0; k < K; ++k) sums[r][k].settle();
+      add_lanes<acc_t, L>(square[r], add_all(squares[r]));
     }
-    sum[r] = rest + sums[r][0].about(center[r], pixels[r] - tail);
+  }
+#pragma GCC unroll 2
+  for (int r = 0; r < R; ++r) {
+    int64_t tail = 0;
+    double rest[K] = {};
+    for (int64_t x = last; x < end; ++x) {
+      if (!(members.upto_word(which[r], x) & 1)) continue;
+      ++tail;
+      for (int k = 0; k < K; ++k) add_one(s[k * stride + x], center[r][k], rest[k], square[r][0]);
+    }
+#pragma GCC unroll 2
+    for (int k = 0; k < K; ++k) sum[r][k] = rest[k] + sums[r][k].about(center[r][k], pixels[r] - tail);
   }
 }
 

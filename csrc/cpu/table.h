@@ -28,6 +28,9 @@ struct Piece {
 
 template <class scalar_t>
 class RegionTable {
+// What happens to a region a few times in a chunk stays out of loops over runs, whose registers it would take.
+#define CAS_SELDOM __attribute__((noinline))
+
  public:
   using acc_t = AccOf<scalar_t>;
 
@@ -122,10 +125,7 @@ class RegionTable {
     piece.renews = !piece.meets && (outgrown(i) || fresh(i) >= kPlaneSegment);
     piece.merged = fresh(i);
     if (piece.meets) start(i);
-    if (piece.renews) {
-      settle(i);
-      aim_at_mean(i);
-    }
+    if (piece.renews) settle_and_aim(i);
     piece.count = count_[i];
     piece.pixels = static_cast<int32_t>(std::min(most, longest(i)));
     room_[i] -= piece.pixels;
@@ -134,11 +134,7 @@ class RegionTable {
 
   // Then, for channels [first, last): what comes before the sums of a piece. `s`: its first pixel.
   void prepare(const Piece& piece, int64_t first, int64_t last, const scalar_t* s, int64_t channel_stride) {
-    const int32_t i = piece.region;
-    if (piece.meets) return meet_channels(i, first, last, s, channel_stride);
-    if (!piece.renews) return;
-    merge_rows(i, piece.merged, first, last);
-    renew_channels(i, piece.count, first, last);
+    if (piece.meets || piece.renews) prepare_channels(piece, first, last, s, channel_stride);
   }
 
   double* row_sum(int32_t i) { return row_sum_ + i * padded; }
@@ -166,13 +162,26 @@ class RegionTable {
   double* part;  // (padded) sums of the segment at hand
 
  private:
+  CAS_SELDOM void prepare_channels(const Piece& piece, int64_t first, int64_t last, const scalar_t* s,
+                                   int64_t channel_stride) {
+    const int32_t i = piece.region;
+    if (piece.meets) return meet_channels(i, first, last, s, channel_stride);
+    merge_rows(i, piece.merged, first, last);
+    renew_channels(i, piece.count, first, last);
+  }
+
+  CAS_SELDOM void settle_and_aim(int32_t i) {
+    settle(i);
+    aim_at_mean(i);
+  }
+
   // Begins region i with its first pixel.
   void meet(int32_t i, const scalar_t* s, int64_t channel_stride) {
     start(i);
     meet_channels(i, 0, padded, s, channel_stride);
   }
 
-  void start(int32_t i) {
+  CAS_SELDOM void start(int32_t i) {
     for (int k = 0; k < kPad; ++k) square_[i * kPad + k] = row_square_[i * kPad + k] = 0;
     count_[i] = aimed_[i] = 0;
     limit_[i] = room_[i] = static_cast<int32_t>(kFirstSegment);
@@ -261,6 +270,8 @@ class RegionTable {
     count_[i] += fresh(i);
     room_[i] = limit_[i];
   }
+
+#undef CAS_SELDOM
 
   double *base_, *sum_;         // (N, padded): the first pixel's values; sums of s - base
   double* row_sum_;             // (N, padded) of values (float) or of values - pilot (double), not in sum_ yet

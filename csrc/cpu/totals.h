@@ -1,8 +1,8 @@
 // What the sums over pixels are built of: lanes of values, single values, and memory asked for ahead of its use.
 #pragma once
 
-#include "folds.h"
 #include "labels.h"
+#include "masks.h"
 
 namespace cas_ext::cpu {
 namespace CAS_ISA {
@@ -10,60 +10,85 @@ namespace CAS_ISA {
 constexpr int kAdditions =
     32;  // of floats to one float sum, before it joins a double: more would show, where all are alike
 
-// Asks for `elements` values at s, which will be needed soon: the processor's own prefetcher starts afresh with every
-// page, and every plane of a tile.
-template <int elements, class scalar_t>
+// Asks for `elements` values at s, which will be needed soon. `nearest`: for the L1 cache, else for the L2 cache.
+template <int elements, bool nearest = true, class scalar_t>
 CAS_HD void prefetch(const scalar_t* s) {
   for (int byte = 0; byte < elements * static_cast<int>(sizeof(scalar_t)); byte += static_cast<int>(kLine)) {
-    __builtin_prefetch(reinterpret_cast<const char*>(s) + byte);
+    __builtin_prefetch(reinterpret_cast<const char*>(s) + byte, 0, nearest ? 3 : 2);
   }
 }
 
-constexpr int64_t kAhead = 1024;  // bytes: how far ahead of its use a plane or an interleaved image is asked for
+constexpr int64_t kAhead = 256;  // bytes: how far ahead of its use what is read in order is asked for
 
 template <int elements, class scalar_t>
 CAS_HD void prefetch_ahead(const scalar_t* s) {
   prefetch<elements>(s + kAhead / static_cast<int64_t>(sizeof(scalar_t)));
 }
 
-// Sums of values along kLanes pixels. float: of the values themselves, in double, which is exact. Other types: of d,
-// which is exact as well, or nearly, since center is a value of the stored type; in acc_t until `settle`.
+// Planes that are asked for while others of the tile are worked on: they come far enough ahead for the L2 cache.
 template <class scalar_t>
+struct NextPlanes {
+  const scalar_t* first;
+  int64_t stride, planes;
+
+  // What follows the kPad planes from channel m on of a tile of M planes that begins at s: the next kPad, or the first
+  // of the next tile. A few planes are read in order, so it is what follows in each.
+  static NextPlanes after(const scalar_t* s, int64_t stride, int64_t m, int64_t M, const scalar_t* next_tile) {
+    if (M < kPad) return {s + kAhead / static_cast<int64_t>(sizeof(scalar_t)), stride, M};
+    const int64_t next = m + kPad < M ? m + kPad : 0;
+    return {next > 0 ? s + next * stride : next_tile, stride, std::min(kPad, M - next)};
+  }
+
+  // `elements` of each, from pixel x on.
+  template <int elements>
+  CAS_HD void ask(int64_t x) const {
+    if (planes == kPad) {
+#pragma GCC unroll 8
+      for (int k = 0; k < kPad; ++k) prefetch<elements, false>(first + k * stride + x);
+    } else {
+      for (int64_t k = 0; k < planes; ++k) prefetch<elements, false>(first + k * stride + x);
+    }
+  }
+
+  NextPlanes from(int64_t x) const { return {first + x, stride, planes}; }
+};
+
+// Sums of values along lanes. float: of the values themselves, in double, which is exact. Other types: of d,
+// which is exact as well, or nearly, since center is a value of the stored type; in acc_t until `settle`.
+template <class scalar_t, int lanes = kLanes<AccOf<scalar_t>>>
 class Total {
  public:
   using acc_t = AccOf<scalar_t>;
-  static constexpr int L = kLanes<acc_t>;
-  using Half = Vec<double, L / 2>;
+  using Half = Vec<double, lanes / 2>;
   static constexpr bool kValues = std::is_same_v<scalar_t, float>;
 
   CAS_HD Total() : low_(Half{}), high_(Half{}) {
-    if constexpr (!kValues) fresh_ = Vec<acc_t>{};
+    if constexpr (!kValues) fresh_ = Vec<acc_t, lanes>{};
   }
 
-  CAS_HD void add([[maybe_unused]] const scalar_t* s, [[maybe_unused]] Vec<acc_t> d) {
+  template <class stored_t>
+  CAS_HD void add([[maybe_unused]] const stored_t* s, [[maybe_unused]] Vec<acc_t, lanes> d) {
     if constexpr (kValues) {
-      low_ += load_wide<L / 2>(s);
-      high_ += load_wide<L / 2>(s + L / 2);
+      low_ += load_wide<lanes / 2>(s);
+      high_ += load_wide<lanes / 2>(s + lanes / 2);
     } else {
       fresh_ += d;
     }
   }
 
-  // Only where the mask says so; d is 0 elsewhere.
-  CAS_HD void add([[maybe_unused]] const scalar_t* s, [[maybe_unused]] Vec<acc_t> d,
-                  [[maybe_unused]] Mask<acc_t> mask) {
+  template <class stored_t>
+  CAS_HD void add(const stored_t* s, Vec<acc_t, lanes> d, KeepAll) {
+    add(s, d);
+  }
+
+  // Only where lanes count.
+  template <class stored_t>
+  CAS_HD void add([[maybe_unused]] const stored_t* s, [[maybe_unused]] Vec<acc_t, lanes> d, Keep<acc_t, lanes> keep) {
     if constexpr (kValues) {
-      const Half low = load_wide<L / 2>(s), high = load_wide<L / 2>(s + L / 2);
-#if CAS_X86_LEVEL >= 4
-      const __mmask16 keep = _mm512_movepi32_mask((__m512i)mask);
-      low_ = (Half)_mm512_mask_add_pd((__m512d)low_, static_cast<__mmask8>(keep), (__m512d)low_, (__m512d)low);
-      high_ = (Half)_mm512_mask_add_pd((__m512d)high_, static_cast<__mmask8>(keep >> 8), (__m512d)high_, (__m512d)high);
-#else
-      low_ += where(half_of<0, int32_t, L>(mask), low);
-      high_ += where(half_of<1, int32_t, L>(mask), high);
-#endif
+      low_ = keep.template add_half<0>(low_, load_wide<lanes / 2>(s));
+      high_ = keep.template add_half<1>(high_, load_wide<lanes / 2>(s + lanes / 2));
     } else {
-      fresh_ += d;
+      fresh_ = keep.add(fresh_, d);
     }
   }
 
@@ -76,35 +101,34 @@ class Total {
   // Due after kAdditions.
   CAS_HD void settle() {
     if constexpr (!kValues) {
-      low_ += widen<L / 2>(half_of<0, acc_t, L>(fresh_));
-      high_ += widen<L / 2>(half_of<1, acc_t, L>(fresh_));
-      fresh_ = Vec<acc_t>{};
+      low_ += widen<lanes / 2>(half_of<0, acc_t, lanes>(fresh_));
+      high_ += widen<lanes / 2>(half_of<1, acc_t, lanes>(fresh_));
+      fresh_ = Vec<acc_t, lanes>{};
     }
   }
 
   // The sum of s - center over `pixels` values. This and what follows: of what has settled.
   CAS_HD double about(acc_t center, int64_t pixels) const {
-    const double sum = sum_lanes<double, L / 2>(low_ + high_);
+    const double sum = sum_lanes<double, lanes / 2>(low_ + high_);
     return kValues ? sum - static_cast<double>(pixels) * center : sum;
   }
 
-  // Lane k: of s if kValues, else of d.
-  CAS_HD double lane(int k) const { return k < L / 2 ? low_[k] : high_[k - L / 2]; }
+  // Adds lane k to sum[k].
+  CAS_HD void add_to(double* sum) const {
+    store(sum, load<Half>(sum) + low_);
+    store(sum + lanes / 2, load<Half>(sum + lanes / 2) + high_);
+  }
 
-  // The sum of lanes k and k + L / 2.
+  // Lane k: of s if kValues, else of d.
+  CAS_HD double lane(int k) const { return k < lanes / 2 ? low_[k] : high_[k - lanes / 2]; }
+
+  // The sum of lanes k and k + lanes / 2.
   CAS_HD Half halves() const { return low_ + high_; }
 
  private:
-  static Half where(Vec<int32_t, L / 2> mask, Half value) {
-#if CAS_X86_LEVEL == 2
-    if constexpr (L == 8) return (Half)_mm256_and_pd((__m256d)value, (__m256d)_mm256_cvtepi32_epi64((__m128i)mask));
-#endif
-    return __builtin_convertvector(mask, Vec<int64_t, L / 2>) ? value : Half{};
-  }
-
   Half low_, high_;
   struct Nothing {};
-  [[no_unique_address]] std::conditional_t<kValues, Nothing, Vec<acc_t>> fresh_;
+  [[no_unique_address]] std::conditional_t<kValues, Nothing, Vec<acc_t, lanes>> fresh_;
 };
 
 // One value after all vectors: the sum of s - center goes to `sum`.

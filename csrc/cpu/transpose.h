@@ -37,55 +37,112 @@ CAS_HD void transpose_four(__m256 (&v)[8]) {
 }
 #endif
 
-// kFill (kPad, kNarrow or 0): planes of a tile, more of which follow in memory, whose rows in `to` are written up to
-// its next multiple, with zeros. Strides count elements.
-template <int64_t kFill, class from_t, class to_t>
+// Strides count elements.
+template <class from_t, class to_t>
 inline void transpose(const from_t* from, int64_t from_stride, int64_t rows, int64_t cols, to_t* to,
                       int64_t to_stride) {
 #if CAS_X86_LEVEL >= 2
   if constexpr (std::is_same_v<AccOf<from_t>, float>) {
-    constexpr int k8 = 8;
-    if (cols >= k8 && (kFill > 0 || rows >= k8)) {
-      // Eight rows from r on, of which `all` are there, or some.
-      const auto turn = [=](int64_t r, auto all) __attribute__((always_inline)) {
-        for (int64_t c = 0; c < cols; c += k8) {
-          const int64_t c0 = std::min(c, cols - k8);
-          __m256 v[k8];
-          for (int k = 0; k < k8; ++k) {
-            if (kFill > 0) prefetch_ahead<k8>(from + (r + k) * from_stride + c0);
-            v[k] = all.value || r + k < rows ? (__m256)load_acc<k8>(from + (r + k) * from_stride + c0) : __m256{};
-          }
-          if constexpr (kFill == kNarrow) {
-            transpose_four(v);
-            for (int k = 0; k < kNarrow; ++k) {
-              store(to + (c0 + k) * to_stride, _mm256_castps256_ps128(v[k]));
-              store(to + (c0 + k + kNarrow) * to_stride, _mm256_extractf128_ps(v[k], 1));
-            }
-          } else {
-            transpose_eight(v);
-            for (int k = 0; k < k8; ++k) store_acc<k8>(to + (c0 + k) * to_stride + r, (Vec<float, k8>)v[k]);
-          }
-        }
-      };
+    constexpr int64_t k8 = 8;
+    if (cols >= k8 && rows >= k8) {  // some of the last are written twice
       for (int64_t r = 0; r < rows; r += k8) {
-        if (r + k8 <= rows) {
-          turn(r, std::true_type());
-        } else if constexpr (kFill > 0) {
-          turn(r, std::false_type());
-        } else {
-          turn(rows - k8, std::true_type());  // some are written twice
+        for (int64_t c = 0; c < cols; c += k8) {
+          const int64_t r0 = std::min(r, rows - k8), c0 = std::min(c, cols - k8);
+          __m256 v[k8];
+          for (int k = 0; k < k8; ++k) v[k] = (__m256)load_acc<k8>(from + (r0 + k) * from_stride + c0);
+          transpose_eight(v);
+          for (int k = 0; k < k8; ++k) store_acc<k8>(to + (c0 + k) * to_stride + r0, (Vec<float, k8>)v[k]);
         }
       }
       return;
     }
   }
 #endif
-  const int64_t filled = kFill > 0 ? (rows + kFill - 1) / kFill * kFill : rows;
   for (int64_t c = 0; c < cols; ++c) {
-    for (int64_t r = 0; r < rows; ++r) {
-      to[c * to_stride + r] = static_cast<to_t>(to_acc(from[r * from_stride + c]));
+    for (int64_t r = 0; r < rows; ++r) to[c * to_stride + r] = static_cast<to_t>(to_acc(from[r * from_stride + c]));
+  }
+}
+
+#if CAS_X86_LEVEL >= 4
+// Sixteen pixels of kWidth (kPad or kNarrow) planes, of which v has the first, as touching rows of kWidth channels.
+template <int kWidth>
+CAS_HD void store_sixteen(const __m512 (&v)[kWidth], float* rows) {
+  __m512 row[kWidth];  // row[4 * q + j]: channels 4 q to 4 q + 3 of pixels j, j + 4, j + 8 and j + 12
+#pragma GCC unroll 2
+  for (int q = 0; q < kWidth; q += 4) {
+    const __m512d t0 = (__m512d)_mm512_unpacklo_ps(v[q], v[q + 1]), t1 = (__m512d)_mm512_unpackhi_ps(v[q], v[q + 1]);
+    const __m512d t2 = (__m512d)_mm512_unpacklo_ps(v[q + 2], v[q + 3]);
+    const __m512d t3 = (__m512d)_mm512_unpackhi_ps(v[q + 2], v[q + 3]);
+    row[q] = (__m512)_mm512_unpacklo_pd(t0, t2), row[q + 1] = (__m512)_mm512_unpackhi_pd(t0, t2);
+    row[q + 2] = (__m512)_mm512_unpacklo_pd(t1, t3), row[q + 3] = (__m512)_mm512_unpackhi_pd(t1, t3);
+  }
+  if constexpr (kWidth == kNarrow) {
+    const __m512 a = _mm512_shuffle_f32x4(row[0], row[1], 0x44), b = _mm512_shuffle_f32x4(row[2], row[3], 0x44);
+    const __m512 c = _mm512_shuffle_f32x4(row[0], row[1], 0xee), d = _mm512_shuffle_f32x4(row[2], row[3], 0xee);
+    store(rows, _mm512_shuffle_f32x4(a, b, 0x88)), store(rows + 16, _mm512_shuffle_f32x4(a, b, 0xdd));
+    store(rows + 32, _mm512_shuffle_f32x4(c, d, 0x88)), store(rows + 48, _mm512_shuffle_f32x4(c, d, 0xdd));
+  } else {
+    const __m512i low = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11),
+                  high = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      const __m512d a = _mm512_permutex2var_pd((__m512d)row[j], low, (__m512d)row[j + 4]);
+      const __m512d b = _mm512_permutex2var_pd((__m512d)row[j], high, (__m512d)row[j + 4]);
+      store(rows + j * kWidth, _mm512_castpd512_pd256(a)), store(rows + (j + 4) * kWidth, _mm512_extractf64x4_pd(a, 1));
+      store(rows + (j + 8) * kWidth, _mm512_castpd512_pd256(b));
+      store(rows + (j + 12) * kWidth, _mm512_extractf64x4_pd(b, 1));
     }
-    for (int64_t r = rows; r < filled; ++r) to[c * to_stride + r] = static_cast<to_t>(0);
+  }
+}
+#endif
+
+// Planes, `stride` apart, as touching rows of kWidth (kPad or kNarrow) channels, with zeros for those that are missing.
+// Meanwhile asks for `next`.
+template <int kWidth, class scalar_t>
+inline void planes_to_rows(const scalar_t* from, int64_t stride, int64_t planes, int64_t pixels, AccOf<scalar_t>* rows,
+                           const NextPlanes<scalar_t>& next) {
+  int64_t x = 0;
+#if CAS_X86_LEVEL >= 2
+  if constexpr (std::is_same_v<AccOf<scalar_t>, float>) {
+    constexpr int64_t k8 = 8, kBlock = CAS_X86_LEVEL >= 4 ? 16 : 8;
+    const auto turn = [=, &next](int64_t at, auto all) __attribute__((always_inline)) {
+      next.template ask<kBlock>(at);
+      const auto load_plane = [&](int k, auto lanes) {
+        return all.value || k < planes ? load_acc<lanes.value>(from + k * stride + at) : Vec<float, lanes.value>{};
+      };
+#if CAS_X86_LEVEL >= 4
+      __m512 v[kWidth];
+#pragma GCC unroll 8
+      for (int k = 0; k < kWidth; ++k) v[k] = (__m512)load_plane(k, std::integral_constant<int, 16>());
+      store_sixteen<kWidth>(v, rows + at * kWidth);
+#else
+      __m256 v[k8];
+#pragma GCC unroll 8
+      for (int k = 0; k < k8; ++k)
+        v[k] = k < kWidth ? (__m256)load_plane(k, std::integral_constant<int, 8>()) : __m256{};
+      if constexpr (kWidth == kNarrow) {
+        transpose_four(v);
+        for (int k = 0; k < kNarrow; ++k) {
+          store(rows + (at + k) * kWidth, _mm256_castps256_ps128(v[k]));
+          store(rows + (at + k + kNarrow) * kWidth, _mm256_extractf128_ps(v[k], 1));
+        }
+      } else {
+        transpose_eight(v);
+        for (int k = 0; k < k8; ++k) store(rows + (at + k) * kWidth, v[k]);
+      }
+#endif
+    };
+    const auto turn_all = [=, &turn](auto all) __attribute__((always_inline)) {
+      for (int64_t at = 0; at < pixels; at += kBlock) turn(std::min(at, pixels - kBlock), all);
+    };
+    if (pixels >= kBlock) {
+      planes == kWidth ? turn_all(std::true_type()) : turn_all(std::false_type());
+      x = pixels;
+    }
+  }
+#endif
+  for (; x < pixels; ++x) {
+    for (int64_t k = 0; k < kWidth; ++k) rows[x * kWidth + k] = k < planes ? to_acc(from[k * stride + x]) : 0;
   }
 }
 
@@ -122,7 +179,7 @@ inline void turn_back(const AccOf<scalar_t>* rows, int64_t pixels, int64_t chann
     if (pixels >= k8) return;
   }
 #endif
-  transpose<0>(rows, padded, pixels, channels, to, to_stride);
+  transpose(rows, padded, pixels, channels, to, to_stride);
 }
 
 // How the pixels of a tile lie.
@@ -131,18 +188,15 @@ struct Strides {
   bool interleaved;
 };
 
-// Pixels as rows of padded_row(channels), padded with zeros. Interleaved: channels < kPad.
-template <class scalar_t>
+// Pixels as touching rows of kWidth channels, with zeros for those that are missing. Interleaved: there are no more.
+// Meanwhile asks for `next`.
+template <int kWidth, class scalar_t>
 inline void turn_rows(const scalar_t* s, const Strides& strides, int64_t channels, int64_t pixels,
-                      AccOf<scalar_t>* rows) {
-  if (!strides.interleaved) {
-    return channels <= kNarrow ? transpose<kNarrow>(s, strides.channel, channels, pixels, rows, kNarrow)
-                               : transpose<kPad>(s, strides.channel, channels, pixels, rows, padded_row(channels));
-  }
-  visit_few(channels, [&](auto M) {
-    constexpr int kRow = M.value <= kNarrow ? kNarrow : kPad;
+                      AccOf<scalar_t>* rows, const NextPlanes<scalar_t>& next) {
+  if (!strides.interleaved) return planes_to_rows<kWidth>(s, strides.channel, channels, pixels, rows, next);
+  visit_count<kWidth>(channels, [&](auto M) {
     for (int64_t x = 0; x < pixels; ++x) {
-      for (int m = 0; m < kRow; ++m) rows[x * kRow + m] = m < M.value ? to_acc(s[x * strides.pixel + m]) : 0;
+      for (int m = 0; m < kWidth; ++m) rows[x * kWidth + m] = m < M.value ? to_acc(s[x * strides.pixel + m]) : 0;
     }
   });
 }
