@@ -16,7 +16,7 @@ namespace CAS_ISA {
 // interleaved, and for few channels.
 constexpr int64_t kShortRun = 20;
 constexpr int64_t kRunBlock = 512;
-constexpr int64_t kShortRow = 24, kShortRowOfFew = 12;
+constexpr int64_t kShortRowOfFew = 12;
 static_assert(kShortRowOfFew >= kShortestRun);
 constexpr int64_t kLongRunOfTwo = 128,
                   kLongRowOfTwo = 32;  // mean run lengths below which two regions are cheaper to mask
@@ -41,8 +41,7 @@ class Chunk {
     const bool mask_two = maskable && t_.N == 2 && mean_run < (packed_ ? kLongRowOfTwo : kLongRunOfTwo);
     const bool by_planes = !strides_.interleaved && tile.size >= L;
     if (by_planes && !mask_two && mean_run >= kShortestRun) return add_planes(tile, s, next, mean_run < kShortRun);
-    if (strides_.interleaved && !mask_two && mean_run >= (M_ < kPad ? kShortRowOfFew : kShortRow))
-      return add_runs(tile, s);
+    if (strides_.interleaved && M_ < kPad && !mask_two && mean_run >= kShortRowOfFew) return add_runs(tile, s);
     if (blocks_.in_rows() && mean_run >= kShortestRun) return blocks_.add_runs(tile, s);
     if (maskable) {
       if (t_.N > kFew) fill_labels(tile);
@@ -61,7 +60,7 @@ class Chunk {
   void finish(const ChunkTable& out) { t_.finish(out); }
 
  private:
-  // Runs of interleaved pixels.
+  // Runs of interleaved pixels of few channels.
   void add_runs(const Tile& tile, const scalar_t* s) {
     if (packed_) return visit_few(M_, [&](auto M) { add_packed_runs<M.value>(tile, s); });
     for_each_run(tile, [&](int32_t i, int64_t first, int64_t length) {
@@ -71,8 +70,7 @@ class Chunk {
         const scalar_t* run = s + x * strides_.pixel;
         t_.aim(i, run, strides_.channel);
         pixels = std::min(end - x, t_.longest(i));
-        M_ < kPad ? add_pixels(run, pixels, t_.pilot(i), t_.squares(i))
-                  : sum_pixels(run, pixels, strides_.pixel, M_, t_.pilot(i), t_.part, t_.squares(i));
+        add_pixels(run, pixels, t_.pilot(i), t_.squares(i));
         for (int64_t m = M_; m < t_.padded; ++m) t_.part[m] = 0;
         t_.merge(i, pixels);
       }

@@ -43,8 +43,10 @@ class BlockSums {
     }
   }
 
-  // Runs of interleaved pixels, M_ >= kPad.
+  // Runs of interleaved pixels, M_ >= kPad. Where a run is short, or is read several times, the processor does not
+  // guess what comes next.
   void add_runs(const Tile& tile, const scalar_t* s) {
+    const bool ask = M_ > kWidest || tile.size < kShortRow * tile.runs;
     for_each_run(tile, [&](int32_t i, int64_t x, int64_t length) {
       if (i == kIgnored) return;
       Piece piece;
@@ -54,9 +56,9 @@ class BlockSums {
         t_.prepare(piece, 0, t_.padded, first, strides_.channel);
         for (int64_t done = 0; done < piece.pixels; done += kRowBlock) {
           const scalar_t* block = first + done * strides_.pixel;
-          const int64_t pixels = std::min(kRowBlock, piece.pixels - done);
-          const scalar_t* next = block + kRowBlock * strides_.pixel;
-          add_rows(i, pixels, [&](int64_t k) { return block + k * strides_.pixel; }, next);
+          const scalar_t* next = ask ? block + kRowBlock * strides_.pixel : nullptr;
+          add_rows(
+              i, std::min(kRowBlock, piece.pixels - done), [&](int64_t k) { return block + k * strides_.pixel; }, next);
         }
       }
     });
@@ -144,26 +146,53 @@ class BlockSums {
     }
   }
 
-  // Pixels of region i; row(x): the channels of the x-th. Meanwhile asks for as many rows at `next`, and moves it.
+  // Pixels of region i; row(x): the channels of the x-th. Meanwhile asks for as many rows at `next`, if that is not
+  // null, and moves it.
   template <class Row>
   void add_rows(int64_t i, int64_t pixels, Row row, const scalar_t*& next) {
-    constexpr int64_t kLineValues = kLine / static_cast<int64_t>(sizeof(scalar_t));
-    const scalar_t* const begin = next;
-    for (int64_t m = 0; m + kPad <= M_; m += kPad) {
-      for (; next < begin + pixels * (m + kPad); next += kLineValues) prefetch<1>(next);
-      const auto place = [&](int64_t x) { return row(x) + m; };
-      sum_piece<kPad, scalar_t>(pixels, place, t_.pilot(i) + m, t_.row_sum(i) + m, t_.squares(i));
+    int64_t m = 0;
+    const auto add_channels = [&](auto width) {
+      const auto add = [&](auto place) {
+        sum_piece<width.value, scalar_t>(pixels, place, t_.pilot(i) + m, t_.row_sum(i) + m, t_.squares(i));
+      };
+      if (next == nullptr) {
+        add([&](int64_t x) { return row(x) + m; });
+      } else {
+        add([&](int64_t x) {
+          prefetch<width.value>(next + x * width.value);
+          return row(x) + m;
+        });
+        next += pixels * width.value;
+      }
+      m += width.value;
+    };
+    while (M_ - m >= kWidest) add_channels(std::integral_constant<int, kWidest>());
+    if constexpr (kWidest > 4 * kPad) {
+      if (M_ - m >= 4 * kPad) add_channels(std::integral_constant<int, 4 * kPad>());
     }
-    if (M_ % kPad == 0) return;
-    const int64_t m = M_ - kPad;  // the last kPad channels; those already added are dropped
+    if constexpr (kWidest > 2 * kPad) {
+      if (M_ - m >= 2 * kPad) add_channels(std::integral_constant<int, 2 * kPad>());
+    }
+    if (M_ - m >= kPad) add_channels(std::integral_constant<int, kPad>());
+    if (m == M_) return;
+    const int64_t fresh = M_ - m;
+    m = M_ - kPad;  // the last kPad channels; those already added are dropped
     double sum[kPad] = {}, square[kPad] = {};
     const auto place = [&](int64_t x) { return row(x) + m; };
     sum_piece<kPad, scalar_t>(pixels, place, t_.pilot(i) + m, sum, square);
-    for (int64_t k = kPad - M_ % kPad; k < kPad; ++k) {
+    for (int64_t k = kPad - fresh; k < kPad; ++k) {
       t_.row_sum(i)[m + k] += sum[k];
       t_.squares(i)[k] += square[k];
     }
   }
+
+  // Channels whose sums the registers hold.
+  static constexpr int kWidest = static_cast<int>(CAS_VECTOR_BYTES >= 64   ? 8 * kPad
+                                                  : CAS_VECTOR_BYTES >= 32 ? 2 * kPad
+                                                                           : kPad);
+  static constexpr int64_t kShortRow = 24;  // pixels of a run, on average
+  static constexpr int64_t kRowBlock =
+      32;  // pixels whose channels are all summed before the next: 8 KB for 64 of float32
 
   static constexpr int64_t kMaxPieces =  // labels, cut at kFirstSegment pixels or more
       kTile / kFewOfEach + kTile / kFirstSegment;

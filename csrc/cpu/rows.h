@@ -63,7 +63,8 @@ inline void sum_piece(int64_t pixels, Place place, const AccOf<scalar_t>* center
   using acc_t = AccOf<scalar_t>;
   constexpr bool kValues = std::is_same_v<scalar_t, float>;
   constexpr int L = kRowLanes<acc_t, kWidth>, kVectors = kWidth / L;
-  constexpr int kSums = kVectors == 1 && L <= kLanes<double> ? 2 : 1;  // chains of additions in double
+  constexpr int kChains = kVectors <= 2 ? 2 : 1;                       // of additions, of pixels in turn
+  constexpr int kSums = kVectors == 1 && L <= kLanes<double> ? 2 : 1;  // the same, in double
   using V = Vec<acc_t, L>;
   V c[kVectors];
   Doubles<L> sums[kSums][kVectors];
@@ -73,10 +74,11 @@ inline void sum_piece(int64_t pixels, Place place, const AccOf<scalar_t>* center
     sums[0][v] = Doubles<L>(sum + v * L);
   }
   for (int64_t x = 0; x < pixels;) {
-    const int64_t end = std::min(pixels, x + 2 * kAdditions);
-    V squares[2][kVectors], parts[2][kVectors];
-#pragma GCC unroll 8
-    for (int v = 0; v < kVectors; ++v) squares[0][v] = squares[1][v] = parts[0][v] = parts[1][v] = V{};
+    const int64_t end = std::min(pixels, x + kChains * kAdditions);
+    V squares[kChains][kVectors], parts[kChains][kVectors];
+#pragma GCC unroll 16
+    for (int v = 0; v < kChains * kVectors; ++v)
+      squares[v / kVectors][v % kVectors] = parts[v / kVectors][v % kVectors] = V{};
     const auto add = [&](int64_t at_x, auto k) {
       const auto* at = place(at_x);
 #pragma GCC unroll 8
@@ -90,15 +92,16 @@ inline void sum_piece(int64_t pixels, Place place, const AccOf<scalar_t>* center
         squares[k][v] += d * d;
       }
     };
-    for (; x + 2 <= end; x += 2) {
+    for (; x + kChains <= end; x += kChains) {
       add(x, std::integral_constant<int, 0>());
-      add(x + 1, std::integral_constant<int, 1>());
+      if constexpr (kChains > 1) add(x + 1, std::integral_constant<int, 1>());
     }
-    if (x < end) add(x++, std::integral_constant<int, 0>());
+    if (kChains > 1 && x < end) add(x++, std::integral_constant<int, 0>());
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
-      if constexpr (!kValues) sums[0][v].template add<acc_t>(parts[0][v] + parts[1][v]);
-      add_lanes<acc_t, L>(square + v * L, squares[0][v] + squares[1][v]);
+      if constexpr (!kValues)
+        sums[0][v].template add<acc_t>(kChains > 1 ? parts[0][v] + parts[kChains - 1][v] : parts[0][v]);
+      add_lanes<acc_t, L>(square + v * L % kPad, kChains > 1 ? squares[0][v] + squares[kChains - 1][v] : squares[0][v]);
     }
   }
 #pragma GCC unroll 8
@@ -174,63 +177,6 @@ inline void sum_pixel(const scalar_t* s, int64_t channels, const AccOf<scalar_t>
     squares += d * d;
   }
   store(square, load<V>(square) + squares);
-}
-
-constexpr int64_t kRowBlock = 32;  // pixels whose channels are all summed before the next: 8 KB for 64 of float32
-
-// An interleaved segment, kRowLanes channels at a time; writes sum (channels), adds to square. channels >= kPad. Memory
-// is asked for in order, a block ahead: the lines of a group of channels lie too far apart for the processor to guess.
-template <class scalar_t>
-inline void sum_pixels(const scalar_t* s, int64_t pixels, int64_t stride, int64_t channels,
-                       const AccOf<scalar_t>* center, double* sum, double* square) {
-  using acc_t = AccOf<scalar_t>;
-  constexpr int L = kRowLanes<acc_t>;
-  using V = Vec<acc_t, L>;
-  constexpr bool kValues = std::is_same_v<scalar_t, float>;  // summed in double; else d is, as in Total
-  const double n = static_cast<double>(pixels);
-  for (int64_t m = 0; m < channels; ++m) sum[m] = 0;
-  for (; pixels > 0; pixels -= kRowBlock, s += kRowBlock * stride) {
-    const int64_t block = std::min(kRowBlock, pixels);
-    const scalar_t* ahead = s + kRowBlock * stride;
-    V squares{};
-    for (int64_t next = 0; next < channels; next += L) {
-      const int64_t m = std::min(next, channels - L);
-      const V c = load<V>(center + m);
-      Doubles<L> sums[2];
-      V parts[2] = {}, its_squares[2] = {};
-      const auto add = [&](int64_t x, int k) {
-        const V value = load_acc<L>(s + x * stride + m), d = value - c;
-        if constexpr (kValues) {
-          sums[k].template add<acc_t>(value);
-        } else {
-          parts[k] += d;
-        }
-        its_squares[k] += d * d;
-      };
-      int64_t x = 0;
-      for (; x + 2 <= block; x += 2, ahead += 2 * L) {
-        prefetch<2 * L>(ahead);
-        add(x, 0);
-        add(x + 1, 1);
-      }
-      if (x < block) add(x, 0);
-      sums[0].add(sums[1]);
-      if constexpr (!kValues) sums[0].template add<acc_t>(parts[0] + parts[1]);
-      const V total_square = its_squares[0] + its_squares[1];
-      if (m == next) {
-        sums[0].add(Doubles<L>(sum + m));
-        sums[0].store_to(sum + m);
-        squares += total_square;
-      } else {  // the last group says some of it again
-        double total[L];
-        sums[0].store_to(total);
-        for (int64_t k = next - m; k < L; ++k) sum[m + k] += total[k];
-        squares += lanes_from<acc_t, L>(next - m) ? total_square : V{};
-      }
-    }
-    add_lanes<acc_t, L>(square, squares);
-  }
-  for (int64_t m = 0; kValues && m < channels; ++m) sum[m] -= n * center[m];
 }
 
 }  // namespace CAS_ISA
