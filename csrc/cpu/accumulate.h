@@ -39,7 +39,7 @@ class Chunk {
     const bool maskable = M_ <= kPad && (packed_ || !strides_.interleaved);
     const int64_t mean_run = tile.size / tile.runs;
     const bool mask_two = maskable && t_.N == 2 && mean_run < (packed_ ? kLongRowOfTwo : kLongRunOfTwo);
-    const bool by_planes = !strides_.interleaved && tile.size >= L;
+    const bool by_planes = !strides_.interleaved && tile.size >= kGroupPixels<scalar_t>;
     if (by_planes && !mask_two && mean_run >= kShortestRun) return add_planes(tile, s, next, mean_run < kShortRun);
     if (strides_.interleaved && M_ < kPad && !mask_two && mean_run >= kShortRowOfFew) return add_runs(tile, s);
     if (blocks_.in_rows() && mean_run >= kShortestRun) return blocks_.add_runs(tile, s);

@@ -139,9 +139,7 @@ inline void sum_packed(const stored_t* s, int64_t pixels, int64_t left, const Ac
   }
   end_block();
   fold_packed<M>(total, sum);
-  if constexpr (!std::is_same_v<scalar_t, float> && std::is_same_v<acc_t, float>) {
-    for (int m = 0; m < M; ++m) sum[m] += static_cast<double>(pixels) * center[m];
-  }
+  if constexpr (!std::is_same_v<scalar_t, float> && std::is_same_v<acc_t, float>) add_centers<M>(center, pixels, sum);
 }
 
 // Those of the pixels [begin, end) of a tile that belong to R <= 2 of its regions, which[r]. pixels[r], center[r]: of

@@ -3,6 +3,7 @@
 // that can be named, 2 AVX2 + FMA + F16C, 4 AVX-512). Intrinsics stand only where the compiler does badly without.
 #pragma once
 
+#include <bit>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -104,6 +105,23 @@ CAS_HD Vec<AccOf<scalar_t>, lanes> load_acc(const scalar_t* s) {
     V v;
     for (int k = 0; k < lanes; ++k) v[k] = static_cast<float>(s[k]);
     return v;
+  }
+}
+
+// Vectors that hold a group of pixels of a plane: pixel k is lane k / kGroup of vector k % kGroup. Of bfloat16, two
+// pixels to a word, one shift and one mask make a vector each.
+template <class scalar_t>
+constexpr int kGroup = std::is_same_v<scalar_t, c10::BFloat16> ? 2 : 1;
+
+template <class scalar_t>
+CAS_HD void load_group(const scalar_t* s, Vec<AccOf<scalar_t>> (&v)[kGroup<scalar_t>]) {
+  if constexpr (kGroup<scalar_t> == 2) {
+    using V = Vec<float>;
+    const auto word = load<Vec<uint32_t>>(s);
+    constexpr int kLow = std::endian::native == std::endian::little ? 0 : 1;
+    v[kLow] = (V)(word << 16), v[1 - kLow] = (V)(word & 0xffff0000u);
+  } else {
+    v[0] = load_acc<kLanes<AccOf<scalar_t>>>(s);
   }
 }
 

@@ -8,75 +8,80 @@
 namespace cas_ext::cpu {
 namespace CAS_ISA {
 
+template <class scalar_t>
+constexpr int64_t kGroupPixels = kGroup<scalar_t> * kLanes<AccOf<scalar_t>>;
+
 // K <= kPad planes of a piece of a run (table.h): adds the sums of their values (double: of d) to `sum`, their squares
-// to eight doubles. The piece lies in a tile of at least kLanes pixels, `left` of which are left from s on. Meanwhile
-// asks for `next`.
+// to eight doubles. The piece lies in a tile of at least kGroupPixels, `left` pixels of which are left from s on.
+// Meanwhile asks for `next`.
 template <int K, class scalar_t>
 inline void sum_planes(const scalar_t* s, int64_t stride, int64_t pixels, int64_t left, const AccOf<scalar_t>* center,
                        double* sum, double* square, const NextPlanes<scalar_t>& next) {
   using acc_t = AccOf<scalar_t>;
-  constexpr int L = kLanes<acc_t>;
+  constexpr int L = kLanes<acc_t>, G = kGroup<scalar_t>;
   using V = Vec<acc_t>;
-  constexpr bool kValues = std::is_same_v<scalar_t, float>;                 // summed in double; else d is, as in Total
-  constexpr int kVectors = K <= kPad / 2 ? 2 : 1, kSquares = 2 * kVectors;  // enough chains for any K
-  constexpr int64_t kBlock = kAdditions * kSquares / K * L;
+  constexpr bool kValues = std::is_same_v<scalar_t, float>;  // summed in double; else d is, as in Total
+  constexpr int kSquares = std::min(4, K * G);               // chains of additions
+  constexpr int64_t kStep = G * L, kBlock = std::min(kAdditions * kSquares / (K * G), kAdditions / G) * kStep;
   Wide<acc_t> sums[K];
+  V squares[kSquares], parts[K];
 #pragma GCC unroll 8
   for (int k = 0; k < K; ++k) sums[k] = Wide<acc_t>{};
-  V squares[kSquares], parts[kVectors][K];
   const auto begin_block = [&] {
-#pragma GCC unroll 8
+#pragma GCC unroll 4
     for (int k = 0; k < kSquares; ++k) squares[k] = V{};
-#pragma GCC unroll 16
-    for (int k = 0; !kValues && k < kVectors * K; ++k) parts[k / K][k % K] = V{};
+#pragma GCC unroll 8
+    for (int k = 0; !kValues && k < K; ++k) parts[k] = V{};
   };
   const auto end_block = [&] {
 #pragma GCC unroll 8
-    for (int k = 0; !kValues && k < K; ++k)
-      sums[k] += add_halves<acc_t>(kVectors > 1 ? parts[0][k] + parts[kVectors - 1][k] : parts[0][k]);
+    for (int k = 0; !kValues && k < K; ++k) sums[k] += add_halves<acc_t>(parts[k]);
     add_lanes<acc_t, L>(square, add_all(squares));
   };
-  // A vector of every plane; `keep`: drops what does not belong to the piece.
-  const auto add = [&](int64_t at_x, auto v, auto keep) {
-    if (v == 0) next.template ask<kVectors * L>(at_x);
+  // A group of every plane; `keep`: drops what does not belong to the piece.
+  const auto add = [&](int64_t at_x, const auto(&keep)[G]) {
+    next.template ask<kStep>(at_x);
 #pragma GCC unroll 8
     for (int k = 0; k < K; ++k) {
       const scalar_t* at = s + k * stride + at_x;
-      const V value = keep(load_acc<L>(at)), d = keep(value - center[k]);
-      if constexpr (kValues) {
-        sums[k] += keep.kAll ? load_wide<L / 2>(at) + load_wide<L / 2>(at + L / 2) : add_halves<acc_t>(value);
-      } else {
-        parts[v][k] += d;
+      V value[G];
+      load_group(at, value);
+#pragma GCC unroll 2
+      for (int g = 0; g < G; ++g) {
+        const V d = keep[g](value[g] - center[k]);
+        if constexpr (!kValues) {
+          parts[k] += d;
+        } else if constexpr (keep[g].kAll) {
+          sums[k] += load_wide<L / 2>(at) + load_wide<L / 2>(at + L / 2);
+        } else {
+          sums[k] += add_halves<acc_t>(keep[g](value[g]));
+        }
+        squares[(k * G + g) % kSquares] += d * d;
       }
-      squares[(v * K + k) % kSquares] += d * d;
     }
   };
-  constexpr std::integral_constant<int, 0> kFirst;
-  constexpr std::integral_constant<int, kVectors - 1> kLast;
+  const KeepAll all[G] = {};
   int64_t x = 0;
   begin_block();
   for (int64_t block = kBlock;; block = x + kBlock) {
-    const int64_t end = std::min(block, pixels / L * L);
-    for (; x + kVectors * L <= end; x += kVectors * L) {
-      add(x, kFirst, KeepAll());
-      if constexpr (kVectors > 1) add(x + L, kLast, KeepAll());
-    }
-    if (kVectors > 1 && x < end) add(x, kFirst, KeepAll()), x += L;
-    if (x + L > pixels) break;
+    for (const int64_t end = std::min(block, pixels - kStep + 1); x < end; x += kStep) add(x, all);
+    if (x + kStep > pixels) break;
     end_block();
     begin_block();
   }
-  if (x < pixels) {  // a vector that ends in the tile
-    const int64_t first = std::min(x, left - L);
-    const uint64_t below = (uint64_t(1) << (pixels - first)) - 1;
-    add(first, kLast, Keep<acc_t>(below >> (x - first) << (x - first)));
+  if (x < pixels) {  // a group that ends in the tile
+    const int64_t first = std::min(x, left - kStep);
+    Keep<acc_t> some[G];
+    const auto below = [](int64_t k) { return (uint64_t(1) << k) - 1; };
+#pragma GCC unroll 2
+    for (int g = 0; g < G; ++g) {
+      some[g] = Keep<acc_t>(below((pixels - first + G - 1 - g) / G) & ~below((x - first + G - 1 - g) / G));
+    }
+    add(first, some);
   }
   end_block();
   fold_planes<K>(sums, sum);
-  if constexpr (!kValues && std::is_same_v<acc_t, float>) {
-#pragma GCC unroll 8
-    for (int k = 0; k < K; ++k) sum[k] += static_cast<double>(pixels) * center[k];
-  }
+  if constexpr (!kValues && std::is_same_v<acc_t, float>) add_centers<K>(center, pixels, sum);
 }
 
 constexpr int64_t kMaskedPixels = 1024;  // that are summed under masks before a merge

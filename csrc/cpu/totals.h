@@ -131,6 +131,16 @@ class Total {
   [[no_unique_address]] std::conditional_t<kValues, Nothing, Vec<acc_t, lanes>> fresh_;
 };
 
+// Adds `pixels` times the center to sums of K channels; both are padded with zeros.
+template <int K>
+CAS_HD void add_centers(const float* center, int64_t pixels, double* sum) {
+  constexpr int D = std::min<int>(kLanes<double>, K <= kNarrow ? kNarrow : kPad);
+#pragma GCC unroll 4
+  for (int k = 0; k < K; k += D) {
+    store(sum + k, load<Vec<double, D>>(sum + k) + static_cast<double>(pixels) * load_wide<D>(center + k));
+  }
+}
+
 // One value after all vectors: the sum of s - center goes to `sum`.
 template <class scalar_t>
 CAS_HD void add_one(scalar_t s, AccOf<scalar_t> center, double& sum, double& square) {
