@@ -114,8 +114,8 @@ class Chunk {
           const Piece& piece = piece_[p];
           const int64_t i = piece.region, x = piece.begin;
           t_.prepare(piece, m, std::min(m + kPad, t_.padded), s + x, strides_.channel);
-          sum_planes<K.value>(planes + x, strides_.channel, piece.pixels, tile.size - x, t_.pilot(i) + m,
-                              t_.row_sum(i) + m, t_.squares(i), next.from(x));
+          sum_planes<K.value>(planes, strides_.channel, x, piece.pixels, tile.size, t_.pilot(i) + m, t_.row_sum(i) + m,
+                              t_.squares(i), next);
         }
       });
     }

@@ -12,11 +12,11 @@ template <class scalar_t>
 constexpr int64_t kGroupPixels = kGroup<scalar_t> * kLanes<AccOf<scalar_t>>;
 
 // K <= kPad planes of a piece of a run (table.h): adds the sums of their values (double: of d) to `sum`, their squares
-// to eight doubles. The piece lies in a tile of at least kGroupPixels, `left` pixels of which are left from s on.
-// Meanwhile asks for `next`.
+// to eight doubles. s: the first pixel of its tile, which has at least kGroupPixels. Meanwhile asks for `next`. Always
+// inlined, so that the addresses of planes are computed once for all pieces.
 template <int K, class scalar_t>
-inline void sum_planes(const scalar_t* s, int64_t stride, int64_t pixels, int64_t left, const AccOf<scalar_t>* center,
-                       double* sum, double* square, const NextPlanes<scalar_t>& next) {
+CAS_HD void sum_planes(const scalar_t* s, int64_t stride, int64_t begin, int64_t pixels, int64_t size,
+                       const AccOf<scalar_t>* center, double* sum, double* square, const NextPlanes<scalar_t>& next) {
   using acc_t = AccOf<scalar_t>;
   constexpr int L = kLanes<acc_t>, G = kGroup<scalar_t>;
   using V = Vec<acc_t>;
@@ -61,21 +61,22 @@ inline void sum_planes(const scalar_t* s, int64_t stride, int64_t pixels, int64_
     }
   };
   const KeepAll all[G] = {};
-  int64_t x = 0;
+  const int64_t end = begin + pixels;
+  int64_t x = begin;
   begin_block();
-  for (int64_t block = kBlock;; block = x + kBlock) {
-    for (const int64_t end = std::min(block, pixels - kStep + 1); x < end; x += kStep) add(x, all);
-    if (x + kStep > pixels) break;
+  for (;;) {
+    for (const int64_t last = std::min(x + kBlock, end - kStep + 1); x < last; x += kStep) add(x, all);
+    if (x + kStep > end) break;
     end_block();
     begin_block();
   }
-  if (x < pixels) {  // a group that ends in the tile
-    const int64_t first = std::min(x, left - kStep);
+  if (x < end) {  // a group that ends in the tile
+    const int64_t first = std::min(x, size - kStep);
     Keep<acc_t> some[G];
     const auto below = [](int64_t k) { return (uint64_t(1) << k) - 1; };
 #pragma GCC unroll 2
     for (int g = 0; g < G; ++g) {
-      some[g] = Keep<acc_t>(below((pixels - first + G - 1 - g) / G) & ~below((x - first + G - 1 - g) / G));
+      some[g] = Keep<acc_t>(below((end - first + G - 1 - g) / G) & ~below((x - first + G - 1 - g) / G));
     }
     add(first, some);
   }
