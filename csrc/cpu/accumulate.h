@@ -42,7 +42,7 @@ class Chunk {
     const bool by_planes = !strides_.interleaved && tile.size >= kGroupPixels<scalar_t>;
     if (by_planes && !mask_two && mean_run >= kShortestRun) return add_planes(tile, s, next, mean_run < kShortRun);
     if (strides_.interleaved && M_ < kPad && !mask_two && mean_run >= kShortRowOfFew) return add_runs(tile, s);
-    if (blocks_.in_rows() && mean_run >= kShortestRun) return blocks_.add_runs(tile, s);
+    if (strides_.interleaved && M_ >= kPad && mean_run >= kShortestRun) return blocks_.add_runs(tile, s);
     if (maskable) {
       if (t_.N > kFew) fill_labels(tile);
       const FewRegions few = few_regions(tile, t_.N);

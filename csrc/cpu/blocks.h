@@ -10,12 +10,10 @@
 namespace cas_ext::cpu {
 namespace CAS_ISA {
 
-// Of the pixels that are sorted at a time: values of a group of channels, or of interleaved pixels. Both fit the L1
-// cache, and the latter are read in another order than memory has them.
-constexpr int64_t kTurnedValues = 1 << 13, kRowValues = 1 << 13;
+// Of the pixels that are sorted at a time: values of a group of channels. They fit the L1 cache.
+constexpr int64_t kTurnedValues = 1 << 13;
 constexpr int64_t kTurnedPixels = 32;  // that become rows at a time where they are not sorted
-// Pixels of each label in a block, on average, below which sorting them does not pay; of interleaved pixels.
-constexpr int64_t kFewOfEach = 6, kFewRowsOfEach = 16;
+constexpr int64_t kFewOfEach = 6;  // pixels of each label in a block, on average, below which sorting them does not pay
 
 template <class scalar_t>
 class BlockSums {
@@ -23,20 +21,17 @@ class BlockSums {
   using acc_t = AccOf<scalar_t>;
 
   BlockSums(RegionTable<scalar_t>& table, const Strides& strides)
-      : t_(table), counts_(t_.N, t_.memory_for_counts()), M_(t_.M), strides_(strides) {}
-
-  // Pixels lie in memory as rows of channels.
-  bool in_rows() const { return strides_.interleaved && M_ >= kPad; }
+      : t_(table),
+        counts_(t_.N, t_.memory_for_counts()),
+        M_(t_.M),
+        strides_(strides),
+        in_place_(strides.interleaved && (M_ >= kPad || strides.pixel == M_)) {}
 
   // A tile whose labels have been filled in; `s`: its first pixel.
   void add(const Tile& tile, const scalar_t* s) {
-    int64_t block = kTurnedValues / (M_ <= kNarrow ? kNarrow : kPad), least = kFewOfEach;
-    if (in_rows()) {
-      block = kRowValues / M_, least = kFewRowsOfEach;
-      const bool pays =
-          sizeof(scalar_t) < sizeof(float) && least * t_.N <= block;  // floats: the order of memory counts
-      if (!pays) block = kRowSegment / 2 * t_.N, least = kTile + 1;
-    }
+    // Where they lie in memory as rows, sorting would change the order in which they are read.
+    int64_t block = in_place_ ? kRowSegment / 2 * t_.N : kTurnedValues / (M_ <= kNarrow ? kNarrow : kPad);
+    const int64_t least = in_place_ || M_ <= kNarrow ? kTile + 1 : kFewOfEach;
     block = std::clamp(block, kTurnedPixels, kTile);
     for (int64_t x = 0; x < tile.size; x += block) {
       add_block(tile.label + x, static_cast<int32_t>(std::min(block, tile.size - x)), s + x * strides_.pixel, least);
@@ -71,8 +66,7 @@ class BlockSums {
     const int32_t labels = counts_.count_block(label, pixels);
     if (labels * least <= pixels) {
       const int64_t pieces = sort(label, pixels);
-      if (M_ <= kNarrow) return add_sorted<kNarrow>(pixels, s, pieces);
-      return in_rows() ? add_sorted_in_place(pixels, s, pieces) : add_sorted<kPad>(pixels, s, pieces);
+      return add_sorted(pixels, s, pieces);
     }
     const bool taken = t_.take(counts_, label, s, strides_.pixel, strides_.channel, pixels <= kTurnedPixels);
     counts_.clear();
@@ -81,12 +75,31 @@ class BlockSums {
       add_block(label, half, s, least);
       return add_block(label + half, pixels - half, s + half * strides_.pixel, least);
     }
-    if (M_ <= kNarrow) return add_turned<kNarrow>(label, pixels, s);
-    if (!in_rows()) return add_turned<kPad>(label, pixels, s);
-    for (int64_t x = 0; x < pixels; ++x) {
-      const int32_t i = label[x];
-      if (i == kIgnored) continue;
-      sum_pixel(s + x * strides_.pixel, M_, t_.pilot(i), t_.row_sum(i), t_.row_square(i));
+    if (in_place_)
+      return M_ <= kNarrow ? add_in_place<kNarrow>(label, pixels, s) : add_in_place<kPad>(label, pixels, s);
+    M_ <= kNarrow ? add_turned<kNarrow>(label, pixels, s) : add_turned<kPad>(label, pixels, s);
+  }
+
+  // Interleaved pixels, kWidth channels of a few of them after the other, so that what they touch of the table stays in
+  // the L1 cache.
+  template <int kWidth>
+  void add_in_place(const int32_t* label, int64_t pixels, const scalar_t* s) {
+    for (int64_t x = 0; x < pixels; x += kRowsInPlace) {
+      const int64_t rows = std::min(kRowsInPlace, pixels - x);
+      const scalar_t *const first = s + x * strides_.pixel, *next = first + rows * strides_.pixel;
+      for (int64_t m = 0; m < M_; m += kWidth, next += rows * kWidth) {
+        const TableRows<acc_t> table{t_.pilot(0) + m, t_.row_sum(0) + m, t_.row_square(0), t_.padded};
+        if (m + kWidth <= M_) {
+          sum_rows<kWidth>(first + m, strides_.pixel, label + x, rows, table, KeepAll(), next);
+          continue;
+        }
+        // Lanes beyond the last channel belong to the next pixel, if there is one.
+        const Keep<acc_t, kRowLanes<acc_t, kWidth>> fresh((uint64_t(1) << (M_ - m)) - 1);
+        scalar_t last[kWidth] = {};
+        std::copy_n(first + (rows - 1) * strides_.pixel + m, M_ - m, last);
+        sum_rows<kWidth>(first + m, strides_.pixel, label + x, rows - 1, table, fresh, next);
+        sum_rows<kWidth>(last, 0, label + x + rows - 1, 1, table, KeepAll(), static_cast<const scalar_t*>(nullptr));
+      }
     }
   }
 
@@ -113,36 +126,24 @@ class BlockSums {
         const int64_t turned = std::min(kTurnedPixels, pixels - x);
         turn_rows<kWidth>(s + x * strides_.pixel + m * strides_.channel, strides_, std::min<int64_t>(kWidth, M_ - m),
                           turned, rows, next.from(x));
-        sum_rows<kWidth>(rows, label + x, turned, table);
+        sum_rows<kWidth>(rows, kWidth, label + x, turned, table, KeepAll(), static_cast<const acc_t*>(nullptr));
       }
     }
   }
 
-  template <int kWidth>
   void add_sorted(int64_t pixels, const scalar_t* s, int64_t pieces) {
     alignas(64) acc_t rows[kTurnedValues];
-    for (int64_t m = 0; m < M_; m += kWidth) {
-      turn_rows<kWidth>(s + m * strides_.channel, strides_, std::min<int64_t>(kWidth, M_ - m), pixels, rows,
-                        NextPlanes<scalar_t>::after(s, strides_.channel, m, M_, s + pixels));
+    for (int64_t m = 0; m < M_; m += kPad) {
+      turn_rows<kPad>(s + m * strides_.channel, strides_, std::min<int64_t>(kPad, M_ - m), pixels, rows,
+                      NextPlanes<scalar_t>::after(s, strides_.channel, m, M_, s + pixels));
       for (int64_t p = 0; p < pieces; ++p) {
         const Piece& piece = piece_[p];
         const int64_t i = piece.region;
         const uint16_t* order = order_ + piece.begin;
-        t_.prepare(piece, m, m + kWidth, s + order[0] * strides_.pixel, strides_.channel);
-        const auto place = [&](int64_t x) { return static_cast<const acc_t*>(rows) + order[x] * kWidth; };
-        sum_piece<kWidth, scalar_t>(piece.pixels, place, t_.pilot(i) + m, t_.row_sum(i) + m, t_.squares(i));
+        t_.prepare(piece, m, m + kPad, s + order[0] * strides_.pixel, strides_.channel);
+        const auto place = [&](int64_t x) { return static_cast<const acc_t*>(rows) + order[x] * kPad; };
+        sum_piece<kPad, scalar_t>(piece.pixels, place, t_.pilot(i) + m, t_.row_sum(i) + m, t_.squares(i));
       }
-    }
-  }
-
-  // The rows of a region lie scattered, so meanwhile those of the next block are asked for in order.
-  void add_sorted_in_place(int64_t pixels, const scalar_t* s, int64_t pieces) {
-    const scalar_t* next = s + pixels * strides_.pixel;
-    for (int64_t p = 0; p < pieces; ++p) {
-      const Piece& piece = piece_[p];
-      const uint16_t* order = order_ + piece.begin;
-      t_.prepare(piece, 0, t_.padded, s + order[0] * strides_.pixel, strides_.channel);
-      add_rows(piece.region, piece.pixels, [&](int64_t x) { return s + order[x] * strides_.pixel; }, next);
     }
   }
 
@@ -190,6 +191,7 @@ class BlockSums {
   static constexpr int kWidest = static_cast<int>(CAS_VECTOR_BYTES >= 64   ? 8 * kPad
                                                   : CAS_VECTOR_BYTES >= 32 ? 2 * kPad
                                                                            : kPad);
+  static constexpr int64_t kRowsInPlace = 48;
   static constexpr int64_t kShortRow = 24;  // pixels of a run, on average
   static constexpr int64_t kRowBlock =
       32;  // pixels whose channels are all summed before the next: 8 KB for 64 of float32
@@ -203,6 +205,7 @@ class BlockSums {
   uint16_t order_[kTile];
   const int64_t M_;
   const Strides strides_;
+  const bool in_place_;  // pixels lie in memory as rows of channels
 };
 
 }  // namespace CAS_ISA

@@ -48,14 +48,6 @@ class Doubles {
   Vec<double, D> part_[kParts];
 };
 
-// Adds a row of channels to sums: float values themselves, doubles about the center.
-template <class acc_t, int lanes>
-CAS_HD void add_row(double* sum, Vec<acc_t, lanes> value, Vec<acc_t, lanes> d) {
-  Doubles<lanes> total(sum);
-  total.template add<acc_t>(std::is_same_v<acc_t, double> ? d : value);
-  total.store_to(sum);
-}
-
 // kWidth channels of pixels of one region; place(x): where those of the x-th are. Adds their sums to `sum` (double: of
 // d, else of s), their squares to eight doubles.
 template <int kWidth, class scalar_t, class Place>
@@ -122,18 +114,21 @@ struct TableRows {
   int64_t stride;
 };
 
-// Touching rows of kWidth channels of pixels with any labels, added to rows of the table. float: s is summed, double:
-// d.
-template <int kWidth, class acc_t>
-inline void sum_rows(const acc_t* rows, const int32_t* label, int64_t pixels, const TableRows<acc_t>& table) {
+// kWidth channels of pixels with any labels, `row` from pixel to pixel, of which `keep` tells what counts, added to
+// rows of the table. float: s is summed, double: d. Meanwhile asks for as many values at `next`, if that is not null.
+template <int kWidth, class stored_t, class Keep>
+inline void sum_rows(const stored_t* s, int64_t row, const int32_t* label, int64_t pixels,
+                     const TableRows<AccOf<stored_t>>& table, Keep keep, const stored_t* next) {
+  using acc_t = AccOf<stored_t>;
   constexpr int L = kRowLanes<acc_t, kWidth>;
   using V = Vec<acc_t, L>;
   const acc_t* const pilots = table.pilot;
   double* const sums = table.sum;
   acc_t* const squares = table.square;
   const int64_t stride = table.stride;
-  for (int64_t x = 0; x < pixels; ++x, rows += kWidth) {
+  for (int64_t x = 0; x < pixels; ++x, s += row) {
     const int64_t i = label[x];
+    if (next != nullptr) prefetch<kWidth>(next + x * kWidth);
     if (i == kIgnored) continue;
     const acc_t* const pilot = pilots + i * stride;
     double* const sum = sums + i * stride;
@@ -141,42 +136,20 @@ inline void sum_rows(const acc_t* rows, const int32_t* label, int64_t pixels, co
     V square_sum = load<V>(square);
 #pragma GCC unroll 8
     for (int m = 0; m < kWidth; m += L) {
-      const V d = load<V>(rows + m) - load<V>(pilot + m);
+      const V value = keep(load_acc<L>(s + m)), d = value - load<V>(pilot + m);
       Doubles<L> total(sum + m);
       if constexpr (std::is_same_v<acc_t, double>) {
         total.template add<acc_t>(d);
+      } else if constexpr (std::is_same_v<stored_t, float> && Keep::kAll) {
+        total.add_from(s + m);
       } else {
-        total.add_from(rows + m);
+        total.template add<acc_t>(value);
       }
       total.store_to(sum + m);
       square_sum += d * d;
     }
     store(square, square_sum);
   }
-}
-
-// The same for an interleaved pixel, read in place. channels >= kPad.
-template <class scalar_t>
-inline void sum_pixel(const scalar_t* s, int64_t channels, const AccOf<scalar_t>* center, double* sum,
-                      AccOf<scalar_t>* square) {
-  using acc_t = AccOf<scalar_t>;
-  constexpr int L = kRowLanes<acc_t>;
-  using V = Vec<acc_t, L>;
-  V squares{};
-  int64_t m = 0;
-  for (; m + L <= channels; m += L) {
-    const V value = load_acc<L>(s + m), d = value - load<V>(center + m);
-    add_row<acc_t, L>(sum + m, value, d);
-    squares += d * d;
-  }
-  if (m < channels) {  // the last L channels; those already added are dropped
-    const int64_t last = channels - L;
-    const Mask<acc_t, L> fresh = lanes_from<acc_t, L>(m - last);
-    const V value = fresh ? load_acc<L>(s + last) : V{}, d = fresh ? value - load<V>(center + last) : V{};
-    add_row<acc_t, L>(sum + last, value, d);
-    squares += d * d;
-  }
-  store(square, load<V>(square) + squares);
 }
 
 }  // namespace CAS_ISA
