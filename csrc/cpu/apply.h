@@ -10,7 +10,8 @@
 namespace cas_ext::cpu {
 namespace CAS_ISA {
 
-constexpr int64_t kPlanes = kPad;  // that are read and written side by side: so many streams suit the memory
+constexpr int64_t kGradientTile = 2048;  // pixels; their int32 labels take 8 KB, a quarter of an L1 cache
+constexpr int64_t kPlanes = kPad;        // that are read and written side by side: so many streams suit the memory
 
 // Coefficients of one image.
 template <class acc_t>
@@ -313,8 +314,8 @@ void apply_range(const ApplyParams& p, int64_t b, int64_t begin, int64_t end) {
   const Gradient<scalar_t> writer(coefficients, {input.channel_stride, input.pixel_stride, input.interleaved},
                                   {gradient.channel_stride, gradient.pixel_stride, gradient.interleaved});
   Tile tile;
-  for (int64_t x = begin; x < end; x += kTile) {
-    read_tile(p.target, p.shape, b, x, std::min(kTile, end - x), tile);
+  for (int64_t x = begin; x < end; x += kGradientTile) {
+    read_tile(p.target, p.shape, b, x, std::min(kGradientTile, end - x), tile);
     writer.write(tile, s + x * input.pixel_stride, g + x * gradient.pixel_stride);
   }
 }

@@ -89,16 +89,16 @@ class BlockSums {
       const scalar_t *const first = s + x * strides_.pixel, *next = first + rows * strides_.pixel;
       for (int64_t m = 0; m < M_; m += kWidth, next += rows * kWidth) {
         const TableRows<acc_t> table{t_.pilot(0) + m, t_.row_sum(0) + m, t_.row_square(0), t_.padded};
-        if (m + kWidth <= M_) {
-          sum_rows<kWidth>(first + m, strides_.pixel, label + x, rows, table, KeepAll(), next);
+        const int64_t channels = M_ - m;
+        if (channels >= kWidth) {
+          sum_rows<kWidth, true>(first + m, strides_.pixel, label + x, rows, table, kWidth, next);
           continue;
         }
-        // Lanes beyond the last channel belong to the next pixel, if there is one.
-        const Keep<acc_t, kRowLanes<acc_t, kWidth>> fresh((uint64_t(1) << (M_ - m)) - 1);
+        // What follows the last channel belongs to the next pixel, if there is one.
         scalar_t last[kWidth] = {};
-        std::copy_n(first + (rows - 1) * strides_.pixel + m, M_ - m, last);
-        sum_rows<kWidth>(first + m, strides_.pixel, label + x, rows - 1, table, fresh, next);
-        sum_rows<kWidth>(last, 0, label + x + rows - 1, 1, table, KeepAll(), static_cast<const scalar_t*>(nullptr));
+        std::copy_n(first + (rows - 1) * strides_.pixel + m, channels, last);
+        sum_rows<kWidth, false>(first + m, strides_.pixel, label + x, rows - 1, table, channels, next);
+        sum_rows<kWidth, false, scalar_t>(last, 0, label + x + rows - 1, 1, table, channels, nullptr);
       }
     }
   }
@@ -126,7 +126,7 @@ class BlockSums {
         const int64_t turned = std::min(kTurnedPixels, pixels - x);
         turn_rows<kWidth>(s + x * strides_.pixel + m * strides_.channel, strides_, std::min<int64_t>(kWidth, M_ - m),
                           turned, rows, next.from(x));
-        sum_rows<kWidth>(rows, kWidth, label + x, turned, table, KeepAll(), static_cast<const acc_t*>(nullptr));
+        sum_rows<kWidth, true, acc_t>(rows, kWidth, label + x, turned, table, kWidth, nullptr);
       }
     }
   }

@@ -35,13 +35,13 @@ inline int64_t scratch_bytes(const Shape& s) {
 }
 
 // The tile of probabilities of softmax.h.
-constexpr int64_t kMaxTile = 8192, kSoftmaxBytes = 49152;  // a little more than an L1 cache
+constexpr int64_t kSoftmaxTile = 2048, kSoftmaxBytes = 49152;  // pixels at most; a little more than an L1 cache
 
 // Pixels of such a tile: whole vectors.
 inline int64_t softmax_tile_pixels(int64_t channels) {
   constexpr int64_t kVector = 64;
   const int64_t fitting = kSoftmaxBytes / static_cast<int64_t>(sizeof(float)) / (channels > 0 ? channels : 1);
-  return fitting < kVector ? kVector : fitting > kMaxTile ? kMaxTile : fitting / kVector * kVector;
+  return fitting < kVector ? kVector : fitting > kSoftmaxTile ? kSoftmaxTile : fitting / kVector * kVector;
 }
 
 inline int64_t softmax_bytes(const Shape& s) {

@@ -18,6 +18,7 @@ namespace cas_ext::cpu {
 
 namespace {
 
+constexpr int64_t kLine = 64;  // bytes; chunks begin at multiples of as many pixels, so that vectors do not cross lines
 constexpr int64_t kMinChunk = 16384;  // pixels of one channel; below, a thread costs more than it brings
 constexpr int64_t kMaxChunks = 64;    // per image
 constexpr int64_t kTableShare = 100;  // the input is at least this many times larger than the chunks' tables
@@ -25,13 +26,15 @@ constexpr int64_t kTableShare = 100;  // the input is at least this many times l
 // Memory that begins at a cache line.
 struct DeleteScratch {
   void operator()(char* scratch) const { ::operator delete[](scratch, kLineAlignment); }
-  static constexpr std::align_val_t kLineAlignment{64};
+  static constexpr std::align_val_t kLineAlignment{kLine};
 };
 using Scratch = std::unique_ptr<char[], DeleteScratch>;
 
 Scratch make_scratch(int64_t bytes) {
   return Scratch(static_cast<char*>(::operator new[](bytes, DeleteScratch::kLineAlignment)));
 }
+
+constexpr int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
 // How many chunks an image is cut into: a function of the shape alone, so that results do not depend on threads.
 int64_t chunks_of(const Shape& s) {
@@ -71,7 +74,7 @@ void merge_chunks(const AccumulateParams& p, int64_t b, int64_t chunks, const in
 
 void run_accumulate(AccumulateParams& p, const Tensor& target) {
   const int64_t B = p.shape.images, N = p.shape.regions, M = p.shape.channels, P = p.shape.pixels;
-  const int64_t chunks = chunks_of(p.shape), tasks = B * chunks, length = (P + chunks - 1) / chunks;
+  const int64_t chunks = chunks_of(p.shape), tasks = B * chunks, length = round_up((P + chunks - 1) / chunks, kLine);
   std::unique_ptr<int64_t[]> count(new int64_t[tasks * N]), invalid(new int64_t[tasks]), first(new int64_t[B]);
   std::unique_ptr<double[]> mean(new double[tasks * N * M]), scatter(new double[tasks * N]);
   p.first_invalid = first.get();

@@ -114,11 +114,11 @@ struct TableRows {
   int64_t stride;
 };
 
-// kWidth channels of pixels with any labels, `row` from pixel to pixel, of which `keep` tells what counts, added to
+// kWidth channels, the first `channels` of which count, of pixels with any labels, `row` from pixel to pixel, added to
 // rows of the table. float: s is summed, double: d. Meanwhile asks for as many values at `next`, if that is not null.
-template <int kWidth, class stored_t, class Keep>
+template <int kWidth, bool kAll, class stored_t>
 inline void sum_rows(const stored_t* s, int64_t row, const int32_t* label, int64_t pixels,
-                     const TableRows<AccOf<stored_t>>& table, Keep keep, const stored_t* next) {
+                     const TableRows<AccOf<stored_t>>& table, int64_t channels, const stored_t* next) {
   using acc_t = AccOf<stored_t>;
   constexpr int L = kRowLanes<acc_t, kWidth>;
   using V = Vec<acc_t, L>;
@@ -126,6 +126,10 @@ inline void sum_rows(const stored_t* s, int64_t row, const int32_t* label, int64
   double* const sums = table.sum;
   acc_t* const squares = table.square;
   const int64_t stride = table.stride;
+  std::conditional_t<kAll, KeepAll, Keep<acc_t, L>> keep[kWidth / L];
+  if constexpr (!kAll) {
+    for (int m = 0; m < kWidth; m += L) keep[m / L] = Keep<acc_t, L>(((uint64_t(1) << channels) - 1) >> m);
+  }
   for (int64_t x = 0; x < pixels; ++x, s += row) {
     const int64_t i = label[x];
     if (next != nullptr) prefetch<kWidth>(next + x * kWidth);
@@ -136,11 +140,11 @@ inline void sum_rows(const stored_t* s, int64_t row, const int32_t* label, int64
     V square_sum = load<V>(square);
 #pragma GCC unroll 8
     for (int m = 0; m < kWidth; m += L) {
-      const V value = keep(load_acc<L>(s + m)), d = value - load<V>(pilot + m);
+      const V value = keep[m / L](load_acc<L>(s + m)), d = value - load<V>(pilot + m);
       Doubles<L> total(sum + m);
       if constexpr (std::is_same_v<acc_t, double>) {
         total.template add<acc_t>(d);
-      } else if constexpr (std::is_same_v<stored_t, float> && Keep::kAll) {
+      } else if constexpr (std::is_same_v<stored_t, float> && kAll) {
         total.add_from(s + m);
       } else {
         total.template add<acc_t>(value);
