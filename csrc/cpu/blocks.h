@@ -30,7 +30,7 @@ class BlockSums {
   // A tile whose labels have been filled in; `s`: its first pixel.
   void add(const Tile& tile, const scalar_t* s) {
     // Where they lie in memory as rows, sorting would change the order in which they are read.
-    int64_t block = in_place_ ? kRowSegment / 2 * t_.N : kTurnedValues / (M_ <= kNarrow ? kNarrow : kPad);
+    int64_t block = in_place_ ? t_.row_segment / 2 * t_.N : kTurnedValues / (M_ <= kNarrow ? kNarrow : kPad);
     const int64_t least = in_place_ || M_ <= kNarrow ? kTile + 1 : kFewOfEach;
     block = std::clamp(block, kTurnedPixels, kTile);
     for (int64_t x = 0; x < tile.size; x += block) {

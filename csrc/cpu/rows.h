@@ -137,7 +137,6 @@ inline void sum_rows(const stored_t* s, int64_t row, const int32_t* label, int64
     const acc_t* const pilot = pilots + i * stride;
     double* const sum = sums + i * stride;
     acc_t* const square = squares + i * kPad;
-    V square_sum = load<V>(square);
 #pragma GCC unroll 8
     for (int m = 0; m < kWidth; m += L) {
       const V value = keep[m / L](load_acc<L>(s + m)), d = value - load<V>(pilot + m);
@@ -150,9 +149,8 @@ inline void sum_rows(const stored_t* s, int64_t row, const int32_t* label, int64
         total.template add<acc_t>(value);
       }
       total.store_to(sum + m);
-      square_sum += d * d;
+      store(square + m, load<V>(square + m) + d * d);
     }
-    store(square, square_sum);
   }
 }
 

@@ -13,8 +13,10 @@ namespace cas_ext::cpu {
 namespace CAS_ISA {
 
 constexpr int64_t kFirstSegment = 16;       // pixels summed about the first one
-constexpr int64_t kRowSegment = 64;         // pixels of a region whose rows are summed before a merge, at most
-constexpr int64_t kPlaneSegment = 1 << 14;  // the same of planes: a long sum of values would lose digits of s - pilot
+constexpr int64_t kPlaneSegment = 1 << 14;  // pixels of a region that runs bring before a merge, at most: a long sum of
+                                            // values would lose digits of s - pilot
+constexpr int64_t kRowSegment = 64;         // the same of rows with any labels
+constexpr int64_t kRowSquares = 512;        // squares that are added to one float meanwhile: more would show
 constexpr int64_t kPilotPixels = 2;         // a segment has at most so many times the pixels behind its pilot
 
 // A part of a run, and what happens to its region before.
@@ -34,7 +36,11 @@ class RegionTable {
  public:
   using acc_t = AccOf<scalar_t>;
 
-  RegionTable(const Shape& shape, void* scratch) : N(shape.regions), M(shape.channels), padded(padded_row(M)) {
+  RegionTable(const Shape& shape, void* scratch)
+      : N(shape.regions),
+        M(shape.channels),
+        padded(padded_row(M)),
+        row_segment(std::clamp(kRowSquares * kPad / padded, kFirstSegment, kRowSegment)) {
     base_ = static_cast<double*>(scratch);
     sum_ = base_ + N * padded;
     row_sum_ = sum_ + N * padded;
@@ -159,7 +165,8 @@ class RegionTable {
   }
 
   const int64_t N, M, padded;
-  double* part;  // (padded) sums of the segment at hand
+  const int64_t row_segment;  // pixels of a region whose rows may be summed before a merge
+  double* part;               // (padded) sums of the segment at hand
 
  private:
   CAS_SELDOM void prepare_channels(const Piece& piece, int64_t first, int64_t last, const scalar_t* s,
@@ -203,7 +210,7 @@ class RegionTable {
 
   void aim_at_mean(int32_t i) {
     aimed_[i] = count_[i];
-    limit_[i] = room_[i] = static_cast<int32_t>(std::min(kRowSegment, kPilotPixels * aimed_[i]));
+    limit_[i] = room_[i] = static_cast<int32_t>(std::min(row_segment, kPilotPixels * aimed_[i]));
   }
 
   // Cut to a value of the stored type: the difference of two such is exact, or nearly.
