@@ -49,7 +49,9 @@ class Chunk {
       if (few.size <= kFew) {
         members_.find(tile, few);
         const int64_t limit = packed_ ? L * kAdditions : kMaskedPixels;
-        for (int64_t x = 0; x < tile.size; x += limit) add_masked(tile, s, few, x, std::min(x + limit, tile.size));
+        constexpr int kAll[kFew] = {0, 1, 2, 3};
+        for (int64_t x = 0; x < tile.size; x += limit)
+          add_masked(tile, s, few, kAll, few.size, x, std::min(x + limit, tile.size));
         return;
       }
     }
@@ -160,30 +162,34 @@ class Chunk {
     double* squares[kFew];
   };
 
-  // Pixels [begin, end) of the tile, of which members_ knows. Halved until no region has many more of them than its
-  // pilot was taken from.
-  void add_masked(const Tile& tile, const scalar_t* s, const FewRegions& few, int64_t begin, int64_t end) {
+  // Pixels [begin, end) of the tile and those of its regions, of which members_ knows, that `which` (size) lists. A
+  // region that has many more of them than its pilot was taken from gets its halves apart, so that what happens to it
+  // depends on its own pixels alone.
+  void add_masked(const Tile& tile, const scalar_t* s, const FewRegions& few, const int* which, int size, int64_t begin,
+                  int64_t end) {
     Members of;
-    for (int r = 0; r < few.size; ++r) {
+    int halved[kFew], halves = 0;
+    for (int k = 0; k < size; ++k) {
+      const int r = which[k];
+      const int32_t i = few.region[r];
       const int64_t pixels = members_.count(r, begin, end);
-      if (pixels == 0) continue;
-      if (pixels > t_.longest_now(few.region[r]) && end - begin > 2 * kFirstSegment) {
-        const int64_t half = begin + (end - begin) / (2 * L) * L;
-        add_masked(tile, s, few, begin, half);
-        return add_masked(tile, s, few, half, end);
+      if (pixels > t_.longest_now(i) && end - begin > 2 * kFirstSegment) {
+        halved[halves++] = r;
+      } else if (pixels > 0) {
+        t_.aim(i, s + members_.first(r, begin) * strides_.pixel, strides_.channel);
+        of.which[of.size] = r;
+        of.region[of.size] = i;
+        of.pilot[of.size] = t_.pilot(i);
+        of.squares[of.size] = t_.squares(i);
+        of.pixels[of.size++] = pixels;
       }
-      of.which[of.size] = r;
-      of.region[of.size] = few.region[r];
-      of.pixels[of.size++] = pixels;
-    }
-    for (int r = 0; r < of.size; ++r) {
-      const int32_t i = of.region[r];
-      t_.aim(i, s + members_.first(of.which[r], begin) * strides_.pixel, strides_.channel);
-      of.pilot[r] = t_.pilot(i);
-      of.squares[r] = t_.squares(i);
     }
     packed_ ? add_masked_packed(s, of, begin, end, tile.size) : add_masked_planes(s, of, begin, end);
     for (int r = 0; r < of.size; ++r) t_.count_pixels(of.region[r], of.pixels[r]);
+    if (halves == 0) return;
+    const int64_t half = begin + (end - begin) / (2 * L) * L;
+    add_masked(tile, s, few, halved, halves, begin, half);
+    add_masked(tile, s, few, halved, halves, half, end);
   }
 
   // Two planes and two regions at a time.
