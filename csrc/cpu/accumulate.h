@@ -18,8 +18,8 @@ constexpr int64_t kShortRun = 20;
 constexpr int64_t kRunBlock = 512;
 constexpr int64_t kShortRowOfFew = 12;
 static_assert(kShortRowOfFew >= kShortestRun);
-constexpr int64_t kLongRunOfTwo = 128,
-                  kLongRowOfTwo = 32;  // mean run lengths below which two regions are cheaper to mask
+// Mean run lengths below which two regions are cheaper to mask: planar, interleaved.
+constexpr int64_t kLongRunOfTwo = CAS_X86_LEVEL >= 4 ? 128 : 64, kLongRowOfTwo = 32;
 
 template <class scalar_t>
 class Chunk {

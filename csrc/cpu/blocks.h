@@ -10,9 +10,8 @@
 namespace cas_ext::cpu {
 namespace CAS_ISA {
 
-// Of the pixels that are sorted at a time: values of a group of channels. They fit the L1 cache.
-constexpr int64_t kTurnedValues = 1 << 13;
-constexpr int64_t kTurnedPixels = 32;  // that become rows at a time where they are not sorted
+constexpr int64_t kSortedPixels = 1024;  // that are sorted at a time; kPad channels of them fit the L1 cache
+constexpr int64_t kTurnedPixels = 32;    // that become rows at a time where they are not sorted
 constexpr int64_t kFewOfEach = 6;  // pixels of each label in a block, on average, below which sorting them does not pay
 
 template <class scalar_t>
@@ -25,16 +24,14 @@ class BlockSums {
         counts_(t_.N, t_.memory_for_counts()),
         M_(t_.M),
         strides_(strides),
-        in_place_(strides.interleaved && (M_ >= kPad || strides.pixel == M_)) {}
+        in_place_(strides.interleaved && (M_ >= kPad || strides.pixel == M_)),
+        sorted_(!in_place_ && M_ > kNarrow) {}
 
   // A tile whose labels have been filled in; `s`: its first pixel.
   void add(const Tile& tile, const scalar_t* s) {
-    // Where they lie in memory as rows, sorting would change the order in which they are read.
-    int64_t block = in_place_ ? t_.row_segment / 2 * t_.N : kTurnedValues / (M_ <= kNarrow ? kNarrow : kPad);
-    const int64_t least = in_place_ || M_ <= kNarrow ? kTile + 1 : kFewOfEach;
-    block = std::clamp(block, kTurnedPixels, kTile);
+    const int64_t block = sorted_ ? kSortedPixels : std::clamp(kRowSegment / 2 * t_.N, kTurnedPixels, kTile);
     for (int64_t x = 0; x < tile.size; x += block) {
-      add_block(tile.label + x, static_cast<int32_t>(std::min(block, tile.size - x)), s + x * strides_.pixel, least);
+      add_block(tile.label + x, static_cast<int32_t>(std::min(block, tile.size - x)), s + x * strides_.pixel);
     }
   }
 
@@ -60,20 +57,17 @@ class BlockSums {
   }
 
  private:
-  // Pixels with any labels, lanes are channels. Those of one region come one after the other where there are `least` of
-  // each on average, so that its sums stay in registers.
-  void add_block(const int32_t* label, int32_t pixels, const scalar_t* s, int64_t least) {
+  // Pixels with any labels, lanes are channels. Those of one region come one after the other where that pays, so that
+  // its sums stay in registers; in memory as rows, it would change the order in which they are read.
+  void add_block(const int32_t* label, int32_t pixels, const scalar_t* s) {
     const int32_t labels = counts_.count_block(label, pixels);
-    if (labels * least <= pixels) {
-      const int64_t pieces = sort(label, pixels);
-      return add_sorted(pixels, s, pieces);
-    }
+    if (sorted_ && labels * kFewOfEach <= pixels) return add_sorted(pixels, s, sort(label, pixels));
     const bool taken = t_.take(counts_, label, s, strides_.pixel, strides_.channel, pixels <= kTurnedPixels);
     counts_.clear();
     if (!taken) {
       const int32_t half = pixels / 2;
-      add_block(label, half, s, least);
-      return add_block(label + half, pixels - half, s + half * strides_.pixel, least);
+      add_block(label, half, s);
+      return add_block(label + half, pixels - half, s + half * strides_.pixel);
     }
     if (in_place_)
       return M_ <= kNarrow ? add_in_place<kNarrow>(label, pixels, s) : add_in_place<kPad>(label, pixels, s);
@@ -92,6 +86,7 @@ class BlockSums {
         const int64_t channels = M_ - m;
         if (channels >= kWidth) {
           sum_rows<kWidth, true>(first + m, strides_.pixel, label + x, rows, table, kWidth, next);
+          if ((m + kWidth) % kRowChannels == 0 && channels > kWidth) t_.settle_squares(label + x, rows);
           continue;
         }
         // What follows the last channel belongs to the next pixel, if there is one.
@@ -128,11 +123,12 @@ class BlockSums {
                           turned, rows, next.from(x));
         sum_rows<kWidth, true, acc_t>(rows, kWidth, label + x, turned, table, kWidth, nullptr);
       }
+      if ((m + kWidth) % kRowChannels == 0 && m + kWidth < M_) t_.settle_squares(label, pixels);
     }
   }
 
   void add_sorted(int64_t pixels, const scalar_t* s, int64_t pieces) {
-    alignas(64) acc_t rows[kTurnedValues];
+    alignas(64) acc_t rows[kSortedPixels * kPad];
     for (int64_t m = 0; m < M_; m += kPad) {
       turn_rows<kPad>(s + m * strides_.channel, strides_, std::min<int64_t>(kPad, M_ - m), pixels, rows,
                       NextPlanes<scalar_t>::after(s, strides_.channel, m, M_, s + pixels));
@@ -197,15 +193,16 @@ class BlockSums {
       32;  // pixels whose channels are all summed before the next: 8 KB for 64 of float32
 
   static constexpr int64_t kMaxPieces =  // labels, cut at kFirstSegment pixels or more
-      kTile / kFewOfEach + kTile / kFirstSegment;
+      kSortedPixels / kFewOfEach + kSortedPixels / kFirstSegment;
 
   RegionTable<scalar_t>& t_;
   LabelCounts counts_;
   Piece piece_[kMaxPieces];
-  uint16_t order_[kTile];
+  uint16_t order_[kSortedPixels];
   const int64_t M_;
   const Strides strides_;
   const bool in_place_;  // pixels lie in memory as rows of channels
+  const bool sorted_;    // where there are several of each label
 };
 
 }  // namespace CAS_ISA

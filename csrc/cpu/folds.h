@@ -72,17 +72,6 @@ CAS_HD V add_all(const V (&v)[K]) {
   return sum;
 }
 
-// Adds the lanes to kPad values, or to as many as there are lanes.
-template <class acc_t>
-CAS_HD void add_to_eight(acc_t* eight, Vec<acc_t> v) {
-  if constexpr (kLanes<acc_t> > kPad) {
-    constexpr int L = kLanes<acc_t>;
-    store(eight, load<Vec<acc_t, L / 2>>(eight) + (half_of<0, acc_t, L>(v) + half_of<1, acc_t, L>(v)));
-  } else {
-    store(eight, load<Vec<acc_t>>(eight) + v);
-  }
-}
-
 // Adds the sum of the lanes of v[k] to sum[k]. Rows of sums are padded, so what follows them there gets zeros.
 template <int K, class D>
 CAS_HD void fold_planes(const D (&v)[K], double* sum) {

@@ -160,17 +160,26 @@ inline void sum_packed_masked(const scalar_t* s, const MemberBits& members, cons
   while (x <= last) {
 #pragma GCC unroll 2
     for (int r = 0; r < R; ++r) squares[r] = V{};
-    for (const int64_t block = x + kAdditions * P::kPixels; x <= last && x < block; x += P::kPixels) {
-      const scalar_t* at = s + x * M;
-      prefetch_ahead<P::kUsed>(at);
-      Keep<acc_t, P::L> keep[R];
+    constexpr int kOfWord = std::min<int>(kWord / P::kPixels, kAdditions);  // vectors whose pixels a word has
+    for (const int64_t block = x + kAdditions * P::kPixels; x <= last && x < block;) {
+      uint64_t bits[R];
 #pragma GCC unroll 2
-      for (int r = 0; r < R; ++r) keep[r] = P::keep(members.word(which[r], x));
-      const V d = load_acc<P::L>(at) - (R == 1 ? about[0] : keep[0].choose(about[0], about[R - 1]));
+      for (int r = 0; r < R; ++r) bits[r] = members.word(which[r], x);
+      for (int v = 0; v < kOfWord && x <= last && x < block; ++v, x += P::kPixels) {
+        const scalar_t* at = s + x * M;
+        prefetch_ahead<P::kUsed>(at);
+        Keep<acc_t, P::L> keep[R];
 #pragma GCC unroll 2
-      for (int r = 0; r < R; ++r) {
-        total[r].add(at, d, keep[r]);
-        squares[r] = keep[r].add_square(squares[r], d);
+        for (int r = 0; r < R; ++r) {
+          keep[r] = P::keep(bits[r]);
+          bits[r] >>= P::kPixels;
+        }
+        const V d = load_acc<P::L>(at) - (R == 1 ? about[0] : keep[0].choose(about[0], about[R - 1]));
+#pragma GCC unroll 2
+        for (int r = 0; r < R; ++r) {
+          total[r].add(at, d, keep[r]);
+          squares[r] = keep[r].add_square(squares[r], d);
+        }
       }
     }
 #pragma GCC unroll 2

@@ -59,13 +59,6 @@ CAS_HD AccOf<scalar_t> to_acc(scalar_t s) {
   return static_cast<AccOf<scalar_t>>(s);
 }
 
-// The lanes from `first` on.
-template <class acc_t, int lanes = kLanes<acc_t>>
-CAS_HD Mask<acc_t, lanes> lanes_from(int64_t first) {
-  alignas(64) static constexpr Bits<acc_t> kLane[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-  return load<Mask<acc_t, lanes>>(kLane) >= static_cast<Bits<acc_t>>(first);
-}
-
 // v[index] in each lane.
 template <class V, class Index>
 CAS_HD V permute(V v, Index index) {

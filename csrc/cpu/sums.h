@@ -20,9 +20,11 @@ CAS_HD void sum_planes(const scalar_t* s, int64_t stride, int64_t begin, int64_t
   using acc_t = AccOf<scalar_t>;
   constexpr int L = kLanes<acc_t>, G = kGroup<scalar_t>;
   using V = Vec<acc_t>;
-  constexpr bool kValues = std::is_same_v<scalar_t, float>;  // summed in double; else d is, as in Total
-  constexpr int kSquares = std::min(4, K * G);               // chains of additions
-  constexpr int64_t kStep = G * L, kBlock = std::min(kAdditions * kSquares / (K * G), kAdditions / G) * kStep;
+  constexpr bool kValues = std::is_same_v<scalar_t, float>;   // summed in double; else d is, as in Total
+  constexpr int kTogether = G == 1 && K <= kPad / 2 ? 2 : 1;  // groups of a plane
+  constexpr int kSquares = std::min(4, kTogether * K * G);    // chains of additions
+  constexpr int kSteps = std::min(kAdditions * kSquares / (K * G), kValues ? 4 * kAdditions : kAdditions / G);
+  constexpr int64_t kStep = G * L, kBlock = kSteps * kStep;
   Wide<acc_t> sums[K];
   V squares[kSquares], parts[K];
 #pragma GCC unroll 8
@@ -39,8 +41,8 @@ CAS_HD void sum_planes(const scalar_t* s, int64_t stride, int64_t begin, int64_t
     add_lanes<acc_t, L>(square, add_all(squares));
   };
   // A group of every plane; `keep`: drops what does not belong to the piece.
-  const auto add = [&](int64_t at_x, const auto(&keep)[G]) {
-    next.template ask<kStep>(at_x);
+  const auto add = [&](int64_t at_x, const auto(&keep)[G], auto chain) {
+    if (chain == 0) next.template ask<kTogether * kStep>(at_x);
 #pragma GCC unroll 8
     for (int k = 0; k < K; ++k) {
       const scalar_t* at = s + k * stride + at_x;
@@ -56,16 +58,26 @@ CAS_HD void sum_planes(const scalar_t* s, int64_t stride, int64_t begin, int64_t
         } else {
           sums[k] += add_halves<acc_t>(keep[g](value[g]));
         }
-        squares[(k * G + g) % kSquares] += d * d;
+        squares[((chain * K + k) * G + g) % kSquares] += d * d;
       }
     }
   };
   const KeepAll all[G] = {};
+  constexpr std::integral_constant<int, 0> kFirst;
+  constexpr std::integral_constant<int, kTogether - 1> kSecond;
   const int64_t end = begin + pixels;
   int64_t x = begin;
   begin_block();
   for (;;) {
-    for (const int64_t last = std::min(x + kBlock, end - kStep + 1); x < last; x += kStep) add(x, all);
+    const int64_t last = std::min(x + kBlock, end);
+    for (; x + kTogether * kStep <= last; x += kTogether * kStep) {
+      add(x, all, kFirst);
+      if constexpr (kTogether > 1) add(x + kStep, all, kSecond);
+    }
+    if (kTogether > 1 && x + kStep <= last) {
+      add(x, all, kFirst);
+      x += kStep;
+    }
     if (x + kStep > end) break;
     end_block();
     begin_block();
@@ -78,7 +90,7 @@ CAS_HD void sum_planes(const scalar_t* s, int64_t stride, int64_t begin, int64_t
     for (int g = 0; g < G; ++g) {
       some[g] = Keep<acc_t>(below((end - first + G - 1 - g) / G) & ~below((x - first + G - 1 - g) / G));
     }
-    add(first, some);
+    add(first, some, kFirst);
   }
   end_block();
   fold_planes<K>(sums, sum);

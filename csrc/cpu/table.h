@@ -16,8 +16,8 @@ constexpr int64_t kFirstSegment = 16;       // pixels summed about the first one
 constexpr int64_t kPlaneSegment = 1 << 14;  // pixels of a region that runs bring before a merge, at most: a long sum of
                                             // values would lose digits of s - pilot
 constexpr int64_t kRowSegment = 64;         // the same of rows with any labels
-constexpr int64_t kRowSquares = 512;        // squares that are added to one float meanwhile: more would show
-constexpr int64_t kPilotPixels = 2;         // a segment has at most so many times the pixels behind its pilot
+constexpr int64_t kRowChannels = 64;  // whose squares are added to floats before these join doubles: more would show
+constexpr int64_t kPilotPixels = 2;   // a segment has at most so many times the pixels behind its pilot
 
 // A part of a run, and what happens to its region before.
 struct Piece {
@@ -36,11 +36,7 @@ class RegionTable {
  public:
   using acc_t = AccOf<scalar_t>;
 
-  RegionTable(const Shape& shape, void* scratch)
-      : N(shape.regions),
-        M(shape.channels),
-        padded(padded_row(M)),
-        row_segment(std::clamp(kRowSquares * kPad / padded, kFirstSegment, kRowSegment)) {
+  RegionTable(const Shape& shape, void* scratch) : N(shape.regions), M(shape.channels), padded(padded_row(M)) {
     base_ = static_cast<double*>(scratch);
     sum_ = base_ + N * padded;
     row_sum_ = sum_ + N * padded;
@@ -143,6 +139,13 @@ class RegionTable {
     if (piece.meets || piece.renews) prepare_channels(piece, first, last, s, channel_stride);
   }
 
+  // Between kRowChannels of rows: their squares join double sums.
+  void settle_squares(const int32_t* label, int64_t pixels) {
+    for (int64_t x = 0; x < pixels; ++x) {
+      if (label[x] != kIgnored) settle_squares(label[x]);
+    }
+  }
+
   double* row_sum(int32_t i) { return row_sum_ + i * padded; }
   acc_t* row_square(int32_t i) { return row_square_ + i * kPad; }
 
@@ -165,8 +168,7 @@ class RegionTable {
   }
 
   const int64_t N, M, padded;
-  const int64_t row_segment;  // pixels of a region whose rows may be summed before a merge
-  double* part;               // (padded) sums of the segment at hand
+  double* part;  // (padded) sums of the segment at hand
 
  private:
   CAS_SELDOM void prepare_channels(const Piece& piece, int64_t first, int64_t last, const scalar_t* s,
@@ -210,7 +212,7 @@ class RegionTable {
 
   void aim_at_mean(int32_t i) {
     aimed_[i] = count_[i];
-    limit_[i] = room_[i] = static_cast<int32_t>(std::min(row_segment, kPilotPixels * aimed_[i]));
+    limit_[i] = room_[i] = static_cast<int32_t>(std::min(kRowSegment, kPilotPixels * aimed_[i]));
   }
 
   // Cut to a value of the stored type: the difference of two such is exact, or nearly.
@@ -267,13 +269,17 @@ class RegionTable {
     for (int64_t m = first; m < last; ++m) sum[m] = 0;
   }
 
-  // What of a merge of rows does not depend on the channel.
-  void settle(int32_t i) {
+  void settle_squares(int32_t i) {
     acc_t* square = row_square_ + i * kPad;
     for (int k = 0; k < kPad; ++k) {
       square_[i * kPad + k] += square[k];
       square[k] = 0;
     }
+  }
+
+  // What of a merge of rows does not depend on the channel.
+  void settle(int32_t i) {
+    settle_squares(i);
     count_[i] += fresh(i);
     room_[i] = limit_[i];
   }

@@ -92,12 +92,6 @@ class Total {
     }
   }
 
-  CAS_HD void add(const Total& other) {
-    low_ += other.low_;
-    high_ += other.high_;
-    if constexpr (!kValues) fresh_ += other.fresh_;
-  }
-
   // Due after kAdditions.
   CAS_HD void settle() {
     if constexpr (!kValues) {

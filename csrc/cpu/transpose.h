@@ -104,7 +104,7 @@ inline void planes_to_rows(const scalar_t* from, int64_t stride, int64_t planes,
   int64_t x = 0;
 #if CAS_X86_LEVEL >= 2
   if constexpr (std::is_same_v<AccOf<scalar_t>, float>) {
-    constexpr int64_t k8 = 8, kBlock = CAS_X86_LEVEL >= 4 ? 16 : 8;
+    constexpr int64_t kBlock = CAS_X86_LEVEL >= 4 ? 16 : 8;
     const auto turn = [=, &next](int64_t at, auto all) __attribute__((always_inline)) {
       next.template ask<kBlock>(at);
       const auto load_plane = [&](int k, auto lanes) {
@@ -116,9 +116,9 @@ inline void planes_to_rows(const scalar_t* from, int64_t stride, int64_t planes,
       for (int k = 0; k < kWidth; ++k) v[k] = (__m512)load_plane(k, std::integral_constant<int, 16>());
       store_sixteen<kWidth>(v, rows + at * kWidth);
 #else
-      __m256 v[k8];
+      __m256 v[kPad];
 #pragma GCC unroll 8
-      for (int k = 0; k < k8; ++k)
+      for (int k = 0; k < kPad; ++k)
         v[k] = k < kWidth ? (__m256)load_plane(k, std::integral_constant<int, 8>()) : __m256{};
       if constexpr (kWidth == kNarrow) {
         transpose_four(v);
@@ -128,7 +128,7 @@ inline void planes_to_rows(const scalar_t* from, int64_t stride, int64_t planes,
         }
       } else {
         transpose_eight(v);
-        for (int k = 0; k < k8; ++k) store(rows + (at + k) * kWidth, v[k]);
+        for (int k = 0; k < kPad; ++k) store(rows + (at + k) * kWidth, v[k]);
       }
 #endif
     };
