@@ -1,7 +1,7 @@
 // accumulate on the CPU: input (B,M,P), target (B,P) -> moments of one chunk of pixels of one image.
 // One thread owns a chunk and walks it in tiles. Per tile it chooses: runs of equal labels are summed run by run,
 // planar ones eight planes of the tile at a time; a few regions that alternate in few channels are summed under masks;
-// else lanes are channels, and pixels are sorted by their labels where there are several of each.
+// else lanes are channels, and planar pixels are sorted by their labels where there are several of each.
 #pragma once
 
 #include "blocks.h"
@@ -12,11 +12,9 @@
 namespace cas_ext::cpu {
 namespace CAS_ISA {
 
-// Mean run lengths (pixels) of a tile below which its pixels are sorted instead: planar, and for few channels;
-// interleaved, and for few channels.
-constexpr int64_t kShortRun = 20;
-constexpr int64_t kRunBlock = 512;
-constexpr int64_t kShortRowOfFew = 12;
+constexpr int64_t kShortRun = 20;       // mean run length (pixels) of a tile below which its planes become rows first
+constexpr int64_t kRunBlock = 512;      // pixels that do so at a time
+constexpr int64_t kShortRowOfFew = 12;  // mean run length below which few interleaved channels are not summed by runs
 static_assert(kShortRowOfFew >= kShortestRun);
 // Mean run lengths below which two regions are cheaper to mask: planar, interleaved.
 constexpr int64_t kLongRunOfTwo = CAS_X86_LEVEL >= 4 ? 128 : 64, kLongRowOfTwo = 32;

@@ -1,5 +1,5 @@
-// Sums of d = s - center and of d^2 over one plane of a segment (table.h). Pixels are read once from memory; a tile
-// that is read again is in the L1 cache.
+// Sums of d = s - center and of d^2 over planes: of a piece of a run (table.h), or of the pixels of a few regions under
+// masks.
 #pragma once
 
 #include "few.h"
