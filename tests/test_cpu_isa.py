@@ -16,6 +16,7 @@ FILES = (
     "test_label_patterns.py",
     "test_memory_formats.py",
     "test_nonfinite.py",
+    "test_softmax_layouts.py",
 )
 
 

@@ -34,8 +34,9 @@ inline int64_t scratch_bytes(const Shape& s) {
   return static_cast<int64_t>(sizeof(double)) * (s.regions * (4 * row + 2 * kPad + 6) + row + 4);
 }
 
-// The tile of probabilities of softmax.h.
-constexpr int64_t kSoftmaxTile = 2048, kSoftmaxBytes = 49152;  // pixels at most; a little more than an L1 cache
+// A tile of softmax.h: planes of probabilities, and two more for every kPad of them.
+constexpr int64_t kSoftmaxTile = 4096,
+                  kSoftmaxBytes = 131072;  // pixels at most; apply has two such, and an L2 cache holds them
 
 // Pixels of such a tile: whole vectors.
 inline int64_t softmax_tile_pixels(int64_t channels) {
@@ -44,8 +45,13 @@ inline int64_t softmax_tile_pixels(int64_t channels) {
   return fitting < kVector ? kVector : fitting > kSoftmaxTile ? kSoftmaxTile : fitting / kVector * kVector;
 }
 
+// Elements from plane to plane: no power of two, so that a column of planes does not share one set of a cache.
+inline int64_t softmax_stride(int64_t channels) { return softmax_tile_pixels(channels) + 16; }
+
+inline int64_t softmax_planes(int64_t channels) { return channels + 2 * ((channels + kPad - 1) / kPad); }
+
 inline int64_t softmax_bytes(const Shape& s) {
-  return s.channels * softmax_tile_pixels(s.channels) * static_cast<int64_t>(sizeof(double));
+  return softmax_planes(s.channels) * softmax_stride(s.channels) * static_cast<int64_t>(sizeof(double));
 }
 
 struct Kernels {

@@ -31,12 +31,37 @@ struct Packed {
     for (int v = 0; v < M; ++v) out[v] = load<Mask<acc_t>>(kLane.pixel + v * L);
   }
 
+  // M vectors of kLanes pixels as planes, and back.
+  CAS_HD static void to_planes(const V (&v)[M], V (&plane)[M]) {
+#pragma GCC unroll 8
+    for (int m = 0; m < M; ++m) {
+      const auto lane = load<Mask<acc_t>>(kLane.of_plane + m * L), vector = load<Mask<acc_t>>(kLane.vector + m * L);
+      plane[m] = permute(v[0], lane);
+#pragma GCC unroll 8
+      for (int j = 1; j < M; ++j) plane[m] = vector == j ? permute(v[j], lane) : plane[m];
+    }
+  }
+
+  CAS_HD static void from_planes(const V (&plane)[M], V (&v)[M]) {
+#pragma GCC unroll 8
+    for (int j = 0; j < M; ++j) {
+      const auto pixel = load<Mask<acc_t>>(kLane.pixel + j * L), channel = load<Mask<acc_t>>(kLane.channel + j * L);
+      v[j] = permute(plane[0], pixel);
+#pragma GCC unroll 8
+      for (int m = 1; m < M; ++m) v[j] = channel == m ? permute(plane[m], pixel) : v[j];
+    }
+  }
+
  private:
   struct Lanes {
     constexpr Lanes() {
-      for (int k = 0; k < M * L; ++k) channel[k] = k % M, pixel[k] = k / M;
+      for (int k = 0; k < M * L; ++k) {
+        channel[k] = k % M, pixel[k] = k / M;
+        of_plane[k] = (k % L * M + k / L) % L, vector[k] = (k % L * M + k / L) / L;
+      }
     }
     Bits<acc_t> channel[M * L] = {}, pixel[M * L] = {};
+    Bits<acc_t> of_plane[M * L] = {}, vector[M * L] = {};  // where lane k % L of plane k / L lies
   };
   alignas(64) static constexpr Lanes kLane{};
 };

@@ -4,38 +4,11 @@
 #pragma once
 
 #include "apply.h"
+#include "exponential.h"
+#include "pixels.h"
 
 namespace cas_ext::cpu {
 namespace CAS_ISA {
-
-// e^x for x <= 0, to a rounding or two; 0 below the smallest normal number, NaN for NaN.
-template <int lanes>
-CAS_HD Vec<float, lanes> exp_of_negative(Vec<float, lanes> x) {
-  using V = Vec<float, lanes>;
-  using I = Vec<int32_t, lanes>;
-  constexpr float kLowest = -87.3365f, kLog2E = 1.44269504f;
-  constexpr float kShift = 12582912.0f;                          // 1.5 * 2^23: adding it rounds to an integer
-  constexpr float kHigh = 0.693359375f, kLow = -2.12194440e-4f;  // ln 2 in two parts, the first exact in a product
-  const V inside = x < kLowest ? V{} + kLowest : x;
-  const V shifted = inside * kLog2E + kShift, n = shifted - kShift;
-  const V r = (inside - n * kHigh) - n * kLow;
-  V p = V{} + 1.9875691500e-4f;  // (e^r - 1 - r) / r^2, the minimax polynomial of Cephes' expf
-  p = p * r + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  const V y = p * (r * r) + r + 1.0f;
-  const V power = (V)(((I)shifted - (I)(V{} + kShift) + 127) << 23);  // 2^n
-  return x < kLowest ? V{} : y * power;
-}
-
-template <int lanes>
-CAS_HD Vec<double, lanes> exp_of_negative(Vec<double, lanes> x) {
-  Vec<double, lanes> y{};
-  for (int k = 0; k < lanes; ++k) y[k] = std::exp(x[k]);
-  return y;
-}
 
 // Planes of one tile: (channels, stride) with pixels along the stride, which has room for whole vectors.
 template <class acc_t>
@@ -57,89 +30,200 @@ CAS_HD V sum_channels(int64_t channels, Term term) {
   return sum;
 }
 
-// kLanes pixels: probabilities from logits. `from` and `to` may be the same.
-template <class scalar_t>
-inline void softmax_column(const scalar_t* from, int64_t from_stride, int64_t channels, AccOf<scalar_t>* to,
-                           int64_t to_stride) {
-  using acc_t = AccOf<scalar_t>;
-  constexpr int L = kLanes<acc_t>;
+template <class V>
+CAS_HD V greater_of(V v, V than) {
+  return v > than ? v : than;
+}
+
+// K channels of logits of kLanes pixels become exponentials of their differences from the highest of them; returns the
+// sum.
+template <int K, class acc_t>
+CAS_HD Vec<acc_t> exponentials(Vec<acc_t> (&z)[K], Vec<acc_t>& highest) {
   using V = Vec<acc_t>;
-  V highest = load_acc<L>(from);
-  for (int64_t m = 1; m < channels; ++m) {
-    const V z = load_acc<L>(from + m * from_stride);
-    highest = z > highest ? z : highest;
+  highest = V{} + std::numeric_limits<acc_t>::lowest();  // a logit of minus infinity is infinitely far below that
+#pragma GCC unroll 8
+  for (int k = 0; k < K; ++k) highest = greater_of(z[k], highest);
+  if constexpr (K == 2) {  // one of the two is 1, or not a number
+    const V difference = z[1] - z[0], of_highest = (highest - highest) + 1;
+    const V of_lowest = exp_of_negative<acc_t, kLanes<acc_t>>(difference > 0 ? -difference : difference);
+    z[0] = difference > 0 ? of_lowest : of_highest;
+    z[1] = difference > 0 ? of_highest : of_lowest;
+    return of_highest + of_lowest;
   }
-  const V sum = sum_channels<V>(channels, [&](int64_t m) {
-    const V e = exp_of_negative<L>(load_acc<L>(from + m * from_stride) - highest);
-    store(to + m * to_stride, e);
-    return e;
-  });
-  const V inverse = 1 / sum;
-  for (int64_t m = 0; m < channels; ++m) store(to + m * to_stride, load<V>(to + m * to_stride) * inverse);
+  V sum{};
+#pragma GCC unroll 8
+  for (int k = 0; k < K; ++k) {
+    z[k] = exp_of_negative<acc_t, kLanes<acc_t>>(z[k] - highest);
+    sum += z[k];
+  }
+  return sum;
 }
 
-template <class scalar_t>
-inline void softmax_tile(const scalar_t* z, const Strides& strides, int64_t pixels, int64_t channels,
-                         const Planes<AccOf<scalar_t>>& to) {
-  constexpr int L = kLanes<AccOf<scalar_t>>;
-  int64_t x = 0;
-  if (strides.interleaved) {
-    transpose(z, strides.pixel, pixels, channels, to.data, to.stride);
-  } else {
-    for (; x + L <= pixels; x += L) softmax_column(z + x, strides.channel, channels, to.data + x, to.stride);
-    for (int64_t m = 0; m < channels; ++m) {
-      for (int64_t k = x; k < pixels; ++k) to.data[m * to.stride + k] = to_acc(z[m * strides.channel + k]);
-    }
-  }
-  for (; x < pixels; x += L) {
-    if (x + L > pixels) {  // lanes beyond the last pixel: any finite value
-      for (int64_t m = 0; m < channels; ++m)
-        std::fill(&to.data[m * to.stride + pixels], &to.data[m * to.stride + x + L], 0);
-    }
-    softmax_column(to.data + x, to.stride, channels, to.data + x, to.stride);
-  }
-}
-
-// From the probabilities and their gradient to the gradient of the logits, in place; 0 at ignored pixels.
+// Probabilities of a tile from its logits. kPad channels at a time become exponentials relative to the highest of them;
+// then all are brought together.
 template <class acc_t>
-inline void logit_gradient(const Tile& tile, int64_t channels, const Planes<acc_t>& probability,
-                           const Planes<acc_t>& gradient) {
-  constexpr int L = kLanes<acc_t>;
+class Softmax {
+ public:
   using V = Vec<acc_t>;
-  for (int64_t x = 0; x < tile.size; x += L) {
-    const acc_t* s = probability.data + x;
-    acc_t* g = gradient.data + x;
-    V highest = load<V>(s), reference = load<V>(g);
-    for (int64_t m = 1; m < channels; ++m) {
-      const V p = load<V>(s + m * probability.stride);
-      reference = p > highest ? load<V>(g + m * gradient.stride) : reference;
-      highest = p > highest ? p : highest;
-    }
-    const V dot = sum_channels<V>(channels, [&](int64_t m) {
-      return load<V>(s + m * probability.stride) * (load<V>(g + m * gradient.stride) - reference);
-    });
-    const Mask<acc_t> ignored = members<acc_t>(tile.label + x, kIgnored);
-    for (int64_t m = 0; m < channels; ++m) {
-      const V value =
-          softmax_gradient(load<V>(s + m * probability.stride), load<V>(g + m * gradient.stride) - reference, dot);
-      store(g + m * gradient.stride, ignored ? V{} : value);
+  static constexpr int64_t L = kLanes<acc_t>;
+
+  Softmax(int64_t channels, const Planes<acc_t>& to)
+      : M_(channels), stride_(to.stride), planes_(to.data), groups_(to.data + channels * to.stride) {}
+
+  template <class Pixels>
+  void tile(const Pixels& logits, int64_t pixels) const {
+    for (int64_t begin = 0; begin < pixels; begin += Pixels::kColumns) {
+      const int64_t end = std::min(begin + Pixels::kColumns, pixels);
+      for (int64_t m = 0; m < M_; m += kPad) {
+        visit_count<kPad>(M_ - m, [&](auto K) { group(K, logits, m, begin, end); });
+      }
+      for (int64_t x = begin; M_ > kPad && x < end; x += L) unite(x);
     }
   }
+
+ private:
+  template <class K, class Pixels>
+  void group(K, const Pixels logits, int64_t m, int64_t begin, int64_t end) const {
+    acc_t *const to = planes_ + m * stride_, *const of_group = groups_ + m / kPad * 2 * stride_;
+    const int64_t stride = stride_;
+    const bool all = M_ <= kPad;
+    const auto next = logits.next(K(), m);
+    const auto column = [=](int64_t x, const auto& load) __attribute__((always_inline)) {
+      V e[K::value], highest;
+      load(e);
+      const V sum = exponentials<K::value, acc_t>(e, highest), factor = all ? 1 / sum : V{} + 1;
+#pragma GCC unroll 8
+      for (int k = 0; k < K::value; ++k) store(to + k * stride + x, e[k] * factor);
+      if (all) return;
+      store(of_group + x, highest);
+      store(of_group + stride + x, sum);
+    };
+    int64_t x = begin;
+    for (; x + L <= end; x += L) {
+      next.template ask<L>(x);
+      column(x, [&](auto& z) __attribute__((always_inline)) { logits.load(x, m, z); });
+    }
+    if (x < end) column(x, [&](auto& z) { load_some(logits, x, m, end - x, z); });
+  }
+
+  void unite(int64_t x) const {
+    acc_t *const column = planes_ + x, *const group = groups_ + x;
+    const int64_t M = M_, stride = stride_;
+    V highest = load<V>(group);
+    for (int64_t g = 1; g * kPad < M; ++g) highest = greater_of(load<V>(group + 2 * g * stride), highest);
+    V sum{};
+    for (int64_t g = 0; g * kPad < M; ++g) {
+      acc_t* const of_group = group + 2 * g * stride;
+      const V factor = exp_of_negative<acc_t, L>(load<V>(of_group) - highest);
+      sum += load<V>(of_group + stride) * factor;
+      store(of_group, factor);
+    }
+    const V inverse = 1 / sum;
+    for (int64_t m = 0; m < M; m += kPad) {
+      const V factor = load<V>(group + m / kPad * 2 * stride) * inverse;
+      const int64_t last = std::min(m + kPad, M);
+      for (int64_t k = m; k < last; ++k) store(column + k * stride, load<V>(column + k * stride) * factor);
+    }
+  }
+
+  const int64_t M_, stride_;
+  acc_t *const planes_, *const groups_;  // groups: two planes for every kPad, their highest logits and their sums
+};
+
+// What the gradients of a pixel's logits need of all its channels: the gradient g of its most probable one, and the sum
+// of s (g - reference).
+template <class V>
+struct PixelGradient {
+  V reference, dot;
+};
+
+// s(m), g(m): probability and gradient of channel m.
+template <class V, class S, class G>
+CAS_HD PixelGradient<V> pixel_gradient(int64_t channels, S s, G g) {
+  V highest = s(0), reference = g(0);
+  for (int64_t m = 1; m < channels; ++m) {
+    const V probability = s(m);
+    reference = probability > highest ? g(m) : reference;
+    highest = greater_of(probability, highest);
+  }
+  return {reference, sum_channels<V>(channels, [&](int64_t m) { return s(m) * (g(m) - reference); })};
 }
 
-// Planes of a tile back to where the gradient of the input lies.
-template <class scalar_t>
-inline void store_tile(const Planes<AccOf<scalar_t>>& from, int64_t pixels, int64_t channels, scalar_t* to,
-                       const Strides& strides) {
-  constexpr int L = kLanes<AccOf<scalar_t>>;
-  if (strides.interleaved) return transpose(from.data, from.stride, channels, pixels, to, strides.pixel);
-  for (int64_t m = 0; m < channels; ++m, to += strides.channel) {
-    const AccOf<scalar_t>* plane = from.data + m * from.stride;
-    int64_t x = 0;
-    for (; x + L <= pixels; x += L) store_acc<L>(to + x, load_acc<L>(plane + x));
-    for (; x < pixels; ++x) to[x] = static_cast<scalar_t>(plane[x]);
+// Gradients of the logits of a tile, 0 at ignored pixels, from probabilities and their gradients.
+template <class acc_t>
+class LogitGradient {
+ public:
+  using V = Vec<acc_t>;
+  static constexpr int64_t L = kLanes<acc_t>;
+
+  LogitGradient(int64_t channels, const Planes<acc_t>& probability, const Planes<acc_t>& gradient)
+      : M_(channels),
+        stride_(probability.stride),
+        s_(probability.data),
+        g_(gradient.data),
+        of_pixel_(probability.data + channels * stride_) {}
+
+  template <class Pixels>
+  void tile(const Tile& tile, const Pixels& to) const {
+    for (int64_t begin = 0; begin < tile.size; begin += Pixels::kColumns) {
+      const int64_t end = std::min(begin + Pixels::kColumns, tile.size);
+      if (M_ < kPad) {
+        visit_few(M_, [&](auto K) { planes(K, tile, to, 0, begin, end); });
+        continue;
+      }
+      for (int64_t x = begin; x < end; x += L) {
+        const auto pixel = pixel_gradient<V>(
+            M_, [&](int64_t m) { return load<V>(s_ + m * stride_ + x); },
+            [&](int64_t m) { return load<V>(g_ + m * stride_ + x); });
+        store(of_pixel_ + x, pixel.reference);
+        store(of_pixel_ + stride_ + x, pixel.dot);
+      }
+      for (int64_t m = 0; m < M_; m += kPad) {  // the last kPad: some twice, with the same values
+        planes(std::integral_constant<int, kPad>(), tile, to, std::min(m, M_ - kPad), begin, end);
+      }
+    }
   }
-}
+
+ private:
+  template <class K, class Pixels>
+  void planes(K, const Tile& tile, const Pixels to, int64_t m, int64_t begin, int64_t end) const {
+    constexpr int kCount = K::value;
+    const int64_t stride = stride_;
+    const acc_t *const s = s_ + m * stride, *const g = g_ + m * stride, *const of_pixel = of_pixel_;
+    const auto column = [=, &tile](int64_t x, const auto& store) __attribute__((always_inline)) {
+      V probability[kCount], value[kCount];
+#pragma GCC unroll 8
+      for (int k = 0; k < kCount; ++k) {
+        probability[k] = load<V>(s + k * stride + x);
+        value[k] = load<V>(g + k * stride + x);
+      }
+      PixelGradient<V> pixel;
+      if constexpr (kCount == kPad) {
+        pixel = {load<V>(of_pixel + x), load<V>(of_pixel + stride + x)};
+      } else {
+        pixel =
+            pixel_gradient<V>(kCount, [&](int64_t k) { return probability[k]; }, [&](int64_t k) { return value[k]; });
+      }
+      const Mask<acc_t> ignored = members<acc_t>(tile.label + x, kIgnored);
+#pragma GCC unroll 8
+      for (int k = 0; k < kCount; ++k) {
+        const V of_logit = softmax_gradient(probability[k], value[k] - pixel.reference, pixel.dot);
+        value[k] = ignored ? V{} : of_logit;
+      }
+      store(value);
+    };
+    int64_t x = begin;
+    for (; x + L <= end; x += L) {
+      if constexpr (Pixels::kColumns < kTile) to.next(K(), m).template ask<L>(x);  // a line is written in several parts
+      column(x, [&](const auto& value) __attribute__((always_inline)) { to.store(x, m, value); });
+    }
+    if (x < end) column(x, [&](const auto& value) { store_some(to, x, m, end - x, value); });
+  }
+
+  const int64_t M_, stride_;
+  const acc_t *const s_, *const g_;
+  acc_t* const of_pixel_;  // planes of PixelGradient::reference and dot
+};
 
 template <class scalar_t>
 int64_t accumulate_softmax(const AccumulateParams& p, int64_t b, int64_t begin, int64_t end, const ChunkTable& table) {
@@ -147,16 +231,18 @@ int64_t accumulate_softmax(const AccumulateParams& p, int64_t b, int64_t begin, 
   const PixelArray& input = p.input;
   const scalar_t* image = static_cast<const scalar_t*>(input.data) + b * input.image_stride;
   const int64_t M = p.shape.channels, length = softmax_tile_pixels(M);
-  const Planes<acc_t> probability{static_cast<acc_t*>(table.softmax), length};
-  Chunk<acc_t> chunk(p.shape, {length, 1, false}, table.scratch);
+  const Planes<acc_t> probability{static_cast<acc_t*>(table.softmax), softmax_stride(M)};
+  Chunk<acc_t> chunk(p.shape, {probability.stride, 1, false}, table.scratch);
   int64_t invalid = kNoPixel;
+  const Softmax<acc_t> softmax(M, probability);
   Tile tile;
   for (int64_t x = begin; x < end; x += length) {
     const int64_t pixels = std::min(length, end - x);
     read_tile(p.target, p.shape, b, x, pixels, tile);
     if (tile.invalid != kNoPixel && invalid == kNoPixel) invalid = x + tile.invalid;
-    softmax_tile(image + x * input.pixel_stride, {input.channel_stride, input.pixel_stride, input.interleaved}, pixels,
-                 M, probability);
+    const scalar_t* const z = image + x * input.pixel_stride;
+    visit_pixels(z, {input.channel_stride, input.pixel_stride, input.interleaved}, M, z + length * input.pixel_stride,
+                 [&](const auto& logits) { softmax.tile(logits, pixels); });
     chunk.add(tile, probability.data, probability.data);
   }
   chunk.finish(table);
@@ -171,21 +257,25 @@ void apply_softmax(const ApplyParams& p, int64_t b, int64_t begin, int64_t end, 
   const scalar_t* image = static_cast<const scalar_t*>(input.data) + b * input.image_stride;
   scalar_t* result = static_cast<scalar_t*>(gradient.data) + b * gradient.image_stride;
   const int64_t M = p.shape.channels, length = softmax_tile_pixels(M);
-  const Planes<acc_t> probability{static_cast<acc_t*>(scratch), length};
-  const Planes<acc_t> of_probability{probability.data + M * length, length};
+  const int64_t stride = softmax_stride(M);
+  const Planes<acc_t> probability{static_cast<acc_t*>(scratch), stride};
+  const Planes<acc_t> of_probability{probability.data + softmax_planes(M) * stride, stride};
   const Coefficients<acc_t> coefficients(p, b);
-  const Gradient<acc_t> writer(coefficients, {length, 1, false}, {length, 1, false});
+  const Gradient<acc_t> writer(coefficients, {stride, 1, false}, {stride, 1, false});
+  const Softmax<acc_t> softmax(M, probability);
+  const LogitGradient<acc_t> of_logits(M, probability, of_probability);
   Tile tile;
   for (int64_t x = begin; x < end; x += length) {
     const int64_t pixels = std::min(length, end - x);
     read_tile(p.target, p.shape, b, x, pixels, tile);
     fill_labels(tile);
-    softmax_tile(image + x * input.pixel_stride, {input.channel_stride, input.pixel_stride, input.interleaved}, pixels,
-                 M, probability);
+    const scalar_t* const z = image + x * input.pixel_stride;
+    visit_pixels(z, {input.channel_stride, input.pixel_stride, input.interleaved}, M, z + length * input.pixel_stride,
+                 [&](const auto& logits) { softmax.tile(logits, pixels); });
     writer.write(tile, probability.data, of_probability.data);
-    logit_gradient(tile, M, probability, of_probability);
-    store_tile(of_probability, pixels, M, result + x * gradient.pixel_stride,
-               {gradient.channel_stride, gradient.pixel_stride, gradient.interleaved});
+    scalar_t* const to = result + x * gradient.pixel_stride;
+    visit_pixels(to, {gradient.channel_stride, gradient.pixel_stride, gradient.interleaved}, M, to,
+                 [&](const auto& pixels) { of_logits.tile(tile, pixels); });
   }
 }
 

@@ -1,4 +1,4 @@
-// to[c][r] = from[r][c], with a change of type: planes of a tile become rows of pixels, and back.
+// Planes of a tile become rows of pixels, and back.
 #pragma once
 
 #include "packed.h"
@@ -37,62 +37,110 @@ CAS_HD void transpose_four(__m256 (&v)[8]) {
 }
 #endif
 
-// Strides count elements.
-template <class from_t, class to_t>
-inline void transpose(const from_t* from, int64_t from_stride, int64_t rows, int64_t cols, to_t* to,
-                      int64_t to_stride) {
-#if CAS_X86_LEVEL >= 2
-  if constexpr (std::is_same_v<AccOf<from_t>, float>) {
-    constexpr int64_t k8 = 8;
-    if (cols >= k8 && rows >= k8) {  // some of the last are written twice
-      for (int64_t r = 0; r < rows; r += k8) {
-        for (int64_t c = 0; c < cols; c += k8) {
-          const int64_t r0 = std::min(r, rows - k8), c0 = std::min(c, cols - k8);
-          __m256 v[k8];
-          for (int k = 0; k < k8; ++k) v[k] = (__m256)load_acc<k8>(from + (r0 + k) * from_stride + c0);
-          transpose_eight(v);
-          for (int k = 0; k < k8; ++k) store_acc<k8>(to + (c0 + k) * to_stride + r0, (Vec<float, k8>)v[k]);
-        }
-      }
-      return;
+#if CAS_X86_LEVEL >= 4
+// Eight vectors of sixteen floats: each half as above.
+CAS_HD void transpose_halves(__m512 (&v)[8]) {
+  __m512 t[8], u[8];
+#pragma GCC unroll 8
+  for (int k = 0; k < 8; k += 2) {
+    t[k] = _mm512_unpacklo_ps(v[k], v[k + 1]);
+    t[k + 1] = _mm512_unpackhi_ps(v[k], v[k + 1]);
+  }
+#pragma GCC unroll 8
+  for (int k = 0; k < 8; k += 4) {
+    u[k] = _mm512_shuffle_ps(t[k], t[k + 2], 0x44);
+    u[k + 1] = _mm512_shuffle_ps(t[k], t[k + 2], 0xee);
+    u[k + 2] = _mm512_shuffle_ps(t[k + 1], t[k + 3], 0x44);
+    u[k + 3] = _mm512_shuffle_ps(t[k + 1], t[k + 3], 0xee);
+  }
+  const __m512i low = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13), high = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
+#pragma GCC unroll 8
+  for (int k = 0; k < 4; ++k) {
+    v[k] = (__m512)_mm512_permutex2var_pd((__m512d)u[k], low, (__m512d)u[k + 4]);
+    v[k + 4] = (__m512)_mm512_permutex2var_pd((__m512d)u[k], high, (__m512d)u[k + 4]);
+  }
+}
+#endif
+
+// kLanes rows of kPad channels, `stride` elements apart, as planes.
+template <class scalar_t>
+CAS_HD void load_rows(const scalar_t* rows, int64_t stride, Vec<AccOf<scalar_t>> (&plane)[kPad]) {
+  constexpr int L = kLanes<AccOf<scalar_t>>;
+#if CAS_X86_LEVEL >= 4
+  if constexpr (L == 16) {
+    __m512 v[kPad];
+#pragma GCC unroll 8
+    for (int k = 0; k < kPad; ++k) {
+      v[k] = _mm512_insertf32x8(_mm512_castps256_ps512((__m256)load_acc<8>(rows + k * stride)),
+                                (__m256)load_acc<8>(rows + (k + 8) * stride), 1);
     }
+    transpose_halves(v);
+#pragma GCC unroll 8
+    for (int k = 0; k < kPad; ++k) plane[k] = (Vec<float>)v[k];
+    return;
+  }
+#elif CAS_X86_LEVEL >= 2
+  if constexpr (L == 8) {
+    __m256 v[kPad];
+#pragma GCC unroll 8
+    for (int k = 0; k < kPad; ++k) v[k] = (__m256)load_acc<8>(rows + k * stride);
+    transpose_eight(v);
+#pragma GCC unroll 8
+    for (int k = 0; k < kPad; ++k) plane[k] = (Vec<float>)v[k];
+    return;
   }
 #endif
-  for (int64_t c = 0; c < cols; ++c) {
-    for (int64_t r = 0; r < rows; ++r) to[c * to_stride + r] = static_cast<to_t>(to_acc(from[r * from_stride + c]));
+  for (int k = 0; k < kPad; ++k) {
+    for (int j = 0; j < L; ++j) plane[k][j] = to_acc(rows[j * stride + k]);
+  }
+}
+
+template <class scalar_t>
+CAS_HD void store_rows(const Vec<AccOf<scalar_t>> (&plane)[kPad], scalar_t* rows, int64_t stride) {
+  constexpr int L = kLanes<AccOf<scalar_t>>;
+#if CAS_X86_LEVEL >= 4
+  if constexpr (L == 16) {
+    __m512 v[kPad];
+#pragma GCC unroll 8
+    for (int k = 0; k < kPad; ++k) v[k] = (__m512)plane[k];
+    transpose_halves(v);
+#pragma GCC unroll 8
+    for (int k = 0; k < kPad; ++k) {
+      store_acc<8>(rows + k * stride, (Vec<float, 8>)_mm512_castps512_ps256(v[k]));
+      store_acc<8>(rows + (k + 8) * stride, (Vec<float, 8>)_mm512_extractf32x8_ps(v[k], 1));
+    }
+    return;
+  }
+#elif CAS_X86_LEVEL >= 2
+  if constexpr (L == 8) {
+    __m256 v[kPad];
+#pragma GCC unroll 8
+    for (int k = 0; k < kPad; ++k) v[k] = (__m256)plane[k];
+    transpose_eight(v);
+#pragma GCC unroll 8
+    for (int k = 0; k < kPad; ++k) store_acc<8>(rows + k * stride, (Vec<float, 8>)v[k]);
+    return;
+  }
+#endif
+  for (int k = 0; k < kPad; ++k) {
+    for (int j = 0; j < L; ++j) rows[j * stride + k] = static_cast<scalar_t>(plane[k][j]);
   }
 }
 
 #if CAS_X86_LEVEL >= 4
-// Sixteen pixels of kWidth (kPad or kNarrow) planes, of which v has the first, as touching rows of kWidth channels.
-template <int kWidth>
-CAS_HD void store_sixteen(const __m512 (&v)[kWidth], float* rows) {
-  __m512 row[kWidth];  // row[4 * q + j]: channels 4 q to 4 q + 3 of pixels j, j + 4, j + 8 and j + 12
-#pragma GCC unroll 2
-  for (int q = 0; q < kWidth; q += 4) {
-    const __m512d t0 = (__m512d)_mm512_unpacklo_ps(v[q], v[q + 1]), t1 = (__m512d)_mm512_unpackhi_ps(v[q], v[q + 1]);
-    const __m512d t2 = (__m512d)_mm512_unpacklo_ps(v[q + 2], v[q + 3]);
-    const __m512d t3 = (__m512d)_mm512_unpackhi_ps(v[q + 2], v[q + 3]);
-    row[q] = (__m512)_mm512_unpacklo_pd(t0, t2), row[q + 1] = (__m512)_mm512_unpackhi_pd(t0, t2);
-    row[q + 2] = (__m512)_mm512_unpacklo_pd(t1, t3), row[q + 3] = (__m512)_mm512_unpackhi_pd(t1, t3);
-  }
-  if constexpr (kWidth == kNarrow) {
-    const __m512 a = _mm512_shuffle_f32x4(row[0], row[1], 0x44), b = _mm512_shuffle_f32x4(row[2], row[3], 0x44);
-    const __m512 c = _mm512_shuffle_f32x4(row[0], row[1], 0xee), d = _mm512_shuffle_f32x4(row[2], row[3], 0xee);
-    store(rows, _mm512_shuffle_f32x4(a, b, 0x88)), store(rows + 16, _mm512_shuffle_f32x4(a, b, 0xdd));
-    store(rows + 32, _mm512_shuffle_f32x4(c, d, 0x88)), store(rows + 48, _mm512_shuffle_f32x4(c, d, 0xdd));
-  } else {
-    const __m512i low = _mm512_setr_epi64(0, 1, 8, 9, 2, 3, 10, 11),
-                  high = _mm512_setr_epi64(4, 5, 12, 13, 6, 7, 14, 15);
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) {
-      const __m512d a = _mm512_permutex2var_pd((__m512d)row[j], low, (__m512d)row[j + 4]);
-      const __m512d b = _mm512_permutex2var_pd((__m512d)row[j], high, (__m512d)row[j + 4]);
-      store(rows + j * kWidth, _mm512_castpd512_pd256(a)), store(rows + (j + 4) * kWidth, _mm512_extractf64x4_pd(a, 1));
-      store(rows + (j + 8) * kWidth, _mm512_castpd512_pd256(b));
-      store(rows + (j + 12) * kWidth, _mm512_extractf64x4_pd(b, 1));
-    }
-  }
+// Sixteen pixels of kNarrow planes as touching rows.
+CAS_HD void store_narrow_rows(const Vec<float> (&v)[kNarrow], float* rows) {
+  __m512 row[kNarrow];  // row[j]: pixels j, j + 4, j + 8 and j + 12
+  const __m512d t0 = (__m512d)_mm512_unpacklo_ps((__m512)v[0], (__m512)v[1]),
+                t1 = (__m512d)_mm512_unpackhi_ps((__m512)v[0], (__m512)v[1]);
+  const __m512d t2 = (__m512d)_mm512_unpacklo_ps((__m512)v[2], (__m512)v[3]),
+                t3 = (__m512d)_mm512_unpackhi_ps((__m512)v[2], (__m512)v[3]);
+  row[0] = (__m512)_mm512_unpacklo_pd(t0, t2), row[1] = (__m512)_mm512_unpackhi_pd(t0, t2);
+  row[2] = (__m512)_mm512_unpacklo_pd(t1, t3), row[3] = (__m512)_mm512_unpackhi_pd(t1, t3);
+  const __m512 a = _mm512_shuffle_f32x4(row[0], row[1], 0x44), b = _mm512_shuffle_f32x4(row[2], row[3], 0x44);
+  const __m512 c = _mm512_shuffle_f32x4(row[0], row[1], 0xee), d = _mm512_shuffle_f32x4(row[2], row[3], 0xee);
+  store(rows, _mm512_shuffle_f32x4(a, b, 0x88)), store(rows + 16, _mm512_shuffle_f32x4(a, b, 0xdd));
+  store(rows + 32, _mm512_shuffle_f32x4(c, d, 0x88)), store(rows + 48, _mm512_shuffle_f32x4(c, d, 0xdd));
 }
 #endif
 
@@ -111,10 +159,14 @@ inline void planes_to_rows(const scalar_t* from, int64_t stride, int64_t planes,
         return all.value || k < planes ? load_acc<lanes.value>(from + k * stride + at) : Vec<float, lanes.value>{};
       };
 #if CAS_X86_LEVEL >= 4
-      __m512 v[kWidth];
+      Vec<float> v[kWidth];
 #pragma GCC unroll 8
-      for (int k = 0; k < kWidth; ++k) v[k] = (__m512)load_plane(k, std::integral_constant<int, 16>());
-      store_sixteen<kWidth>(v, rows + at * kWidth);
+      for (int k = 0; k < kWidth; ++k) v[k] = load_plane(k, std::integral_constant<int, 16>());
+      if constexpr (kWidth == kNarrow) {
+        store_narrow_rows(v, rows + at * kWidth);
+      } else {
+        store_rows(v, rows + at * kWidth, kWidth);
+      }
 #else
       __m256 v[kPad];
 #pragma GCC unroll 8
@@ -179,7 +231,9 @@ inline void turn_back(const AccOf<scalar_t>* rows, int64_t pixels, int64_t chann
     if (pixels >= k8) return;
   }
 #endif
-  transpose(rows, padded, pixels, channels, to, to_stride);
+  for (int64_t m = 0; m < channels; ++m) {
+    for (int64_t x = 0; x < pixels; ++x) to[m * to_stride + x] = static_cast<scalar_t>(rows[x * padded + m]);
+  }
 }
 
 // How the pixels of a tile lie.
