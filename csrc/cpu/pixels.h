@@ -28,6 +28,8 @@ inline void store_some(const Pixels& pixels, int64_t x, int64_t m, int64_t n, co
   }
 }
 
+constexpr int64_t kFarAhead = 4096;  // bytes: as kAhead, where exponentials take time between two looks at the memory
+
 template <class scalar_t>
 struct PlanarPixels {
   using stored_t = std::remove_const_t<scalar_t>;
@@ -53,6 +55,7 @@ struct PlanarPixels {
 
   template <class K>
   CAS_HD NextPlanes<stored_t> next(K, int64_t m) const {
+    if (channels < kPad) return {first + kFarAhead / static_cast<int64_t>(sizeof(stored_t)), stride, channels};
     return NextPlanes<stored_t>::after(first, stride, m, channels, next_tile);
   }
 };
@@ -77,7 +80,6 @@ struct PackedPixels {
   using V = Vec<acc_t>;
   static constexpr int64_t kColumns = kTile;
   static constexpr int L = kLanes<acc_t>;
-  static constexpr int64_t kPackedAhead = 4096;  // bytes
   scalar_t* first;
   int64_t channels;
 
@@ -101,7 +103,7 @@ struct PackedPixels {
 
   template <class K>
   CAS_HD NextRows<stored_t, K::value> next(K, int64_t) const {
-    return {first + kPackedAhead / static_cast<int64_t>(sizeof(scalar_t)), channels};
+    return {first + kFarAhead / static_cast<int64_t>(sizeof(scalar_t)), channels};
   }
 };
 

@@ -15,6 +15,10 @@ template <class acc_t>
 struct Planes {
   acc_t* data;
   int64_t stride;
+
+  // In softmax_bytes.
+  Planes(void* scratch, int64_t channels)
+      : data(reinterpret_cast<acc_t*>(static_cast<char*>(scratch) + kHalfPage)), stride(softmax_stride(channels)) {}
 };
 
 // The sum of term(m) over channels, in parts: one long float sum over hundreds of channels would lose digits.
@@ -231,7 +235,7 @@ int64_t accumulate_softmax(const AccumulateParams& p, int64_t b, int64_t begin, 
   const PixelArray& input = p.input;
   const scalar_t* image = static_cast<const scalar_t*>(input.data) + b * input.image_stride;
   const int64_t M = p.shape.channels, length = softmax_tile_pixels(M);
-  const Planes<acc_t> probability{static_cast<acc_t*>(table.softmax), softmax_stride(M)};
+  const Planes<acc_t> probability(table.softmax, M);
   Chunk<acc_t> chunk(p.shape, {probability.stride, 1, false}, table.scratch);
   int64_t invalid = kNoPixel;
   const Softmax<acc_t> softmax(M, probability);
@@ -257,9 +261,8 @@ void apply_softmax(const ApplyParams& p, int64_t b, int64_t begin, int64_t end, 
   const scalar_t* image = static_cast<const scalar_t*>(input.data) + b * input.image_stride;
   scalar_t* result = static_cast<scalar_t*>(gradient.data) + b * gradient.image_stride;
   const int64_t M = p.shape.channels, length = softmax_tile_pixels(M);
-  const int64_t stride = softmax_stride(M);
-  const Planes<acc_t> probability{static_cast<acc_t*>(scratch), stride};
-  const Planes<acc_t> of_probability{probability.data + softmax_planes(M) * stride, stride};
+  const Planes<acc_t> probability(scratch, M), of_probability(static_cast<char*>(scratch) + softmax_bytes(p.shape), M);
+  const int64_t stride = probability.stride;
   const Coefficients<acc_t> coefficients(p, b);
   const Gradient<acc_t> writer(coefficients, {stride, 1, false}, {stride, 1, false});
   const Softmax<acc_t> softmax(M, probability);
