@@ -16,14 +16,19 @@ constexpr int kApplyTilePixels = 256;  // interleaved: pixels of a block, one la
 // scale (N), center (N, row), offset (N, row) of one image, in shared or global memory.
 template <class acc_t>
 struct CoefficientTable {
-  int64_t row;
+  uint32_t row;  // make_apply bounds M
   acc_t weight;
   const acc_t* scale;
   const acc_t* center;
   const acc_t* offset;
 
+  // Where the channels of a region begin: one 32-bit product.
+  __device__ __forceinline__ int64_t begin(int32_t i) const {
+    return static_cast<int64_t>(static_cast<uint64_t>(static_cast<uint32_t>(i)) * row);
+  }
+
   __device__ __forceinline__ acc_t gradient(int32_t i, int64_t m, acc_t s) const {
-    return gradient_element(weight, scale[i], center[i * row + m], offset[i * row + m], s);
+    return gradient_element(weight, scale[i], center[begin(i) + m], offset[begin(i) + m], s);
   }
 
   template <class scalar_t>
@@ -54,7 +59,7 @@ __device__ __forceinline__ CoefficientTable<acc_t> load_table(const ApplyParams&
     __syncthreads();
     return {row, weight, shared, shared_center, shared_offset};
   } else {
-    return {p.shape.channels, weight, scale, center, offset};
+    return {static_cast<uint32_t>(p.shape.channels), weight, scale, center, offset};
   }
 }
 

@@ -10,9 +10,8 @@ namespace cas_ext {
 // What is written for a pixel of this region, where `gradient` has been computed as for a region in range.
 template <class scalar_t>
 __device__ __forceinline__ scalar_t gradient_of(int32_t region, acc_of<scalar_t> gradient) {
-  if (region == kIgnored) gradient = 0;
-  if (region == kInvalid) gradient = static_cast<acc_of<scalar_t>>(not_a_number());
-  return from_acc<scalar_t>(gradient);
+  const auto without = region == kIgnored ? acc_of<scalar_t>(0) : static_cast<acc_of<scalar_t>>(not_a_number());
+  return from_acc<scalar_t>(region < 0 ? without : gradient);
 }
 
 // Stores V neighbouring pixels, laid out as PixelPacks reads them.
@@ -79,8 +78,9 @@ __global__ void __launch_bounds__(kApplyThreads, kApplyBlocks) apply_softmax_sma
   store_gradient<scalar_t, kInterleaved>(p.gradient, b, x, M, region, s);
 }
 
-constexpr int kTeamChannels = 8;  // that each thread holds at a time
-constexpr int kTeamLimit = 8;     // threads of a team: a warp of 32 pixels each, or 4 pixels of a warp
+constexpr int kTeamChannels = 16;  // that each thread holds at a time
+constexpr int kLoneChannels = 8;   // the same of a thread alone, where they are enough, and of double in sweeps
+constexpr int kTeamLimit = 8;      // threads of a team: a warp of 32 pixels each, or 4 pixels of a warp
 constexpr int64_t kHeldChannels = kTeamLimit * kTeamChannels;
 
 // Blocks that a multiprocessor must be able to hold: 80 registers, or 128 for double and for sweeps, and no spills.
@@ -100,26 +100,29 @@ struct TeamShared {  // one entry for each thread, but for `region`: one for eac
   int32_t top[kApplyThreads], region[kApplyThreads];
 };
 
-// apply_softmax_team_kernel: any M; kHeld: M <= kHeldChannels.
-// Grid:   B * tiles blocks of kApplyThreads. Team: team_size(M) threads that share a pixel and talk through shared
-//         memory, one lane of neighbouring warps (planar) or neighbouring lanes (interleaved): lanes read neighbours.
-// Thread: every team_size(M)-th channel of its pixel, kTeamChannels at a time.
+// apply_softmax_team_kernel: kSize is team_size(M); kChannels is kTeamChannels or kLoneChannels; kHeld is M <=
+//         kHeldChannels.
+// Grid:   B * tiles blocks of kApplyThreads. Team: kSize threads that share a pixel and talk through shared memory, one
+//         lane of neighbouring warps (planar) or neighbouring lanes (interleaved): lanes read neighbours.
+// Thread: every kSize-th channel of its pixel, kChannels at a time.
 // Bytes:  writes each element once. Reads each once if kHeld, else three times: for the largest logit and the sum of
 //         exponentials, for the dot product, for the result. The last two are meant to find the tile in L1 or L2: a
-//         multiprocessor works on 64 to 256 pixels at a time.
-template <class scalar_t, bool kHeld>
+//         multiprocessor works on 64 pixels at a time.
+template <class scalar_t, int kSize, int kChannels, bool kHeld>
 __global__ void __launch_bounds__(kApplyThreads, kTeamBlocks<scalar_t, kHeld>)
     apply_softmax_team_kernel(ApplyParams p) {
   using acc_t = acc_of<scalar_t>;
+  constexpr int kPixels = kApplyThreads / kSize;
   const int64_t P = p.shape.pixels;
   const int M = static_cast<int>(p.shape.channels);  // 32-bit: make_apply bounds M
-  const int size = team_size(M), pixels = kApplyThreads / size;
-  const auto [b, tile] = block_place(gridDim.x / static_cast<unsigned>(p.shape.images));
-  const int64_t x0 = tile * pixels;
-  const int step = p.input.interleaved ? 1 : kWarpSize;  // from one thread of a team to the next
-  const int rank = static_cast<int>(threadIdx.x) / step % size;
-  const int first = static_cast<int>(threadIdx.x) - rank * step;
-  const int pixel = first / (step * size) * step + first % step;
+  const auto [b, tile] = block_place((P + kPixels - 1) / kPixels);
+  const int64_t x0 = tile * kPixels;
+  const int thread = static_cast<int>(threadIdx.x), warp = thread / kWarpSize;
+  const bool lanes = p.input.interleaved;  // a team is neighbouring lanes, else the same lane of neighbouring warps
+  const int step = lanes ? 1 : kWarpSize;  // from one thread of a team to the next
+  const int rank = (lanes ? thread : warp) % kSize;
+  const int first = thread - rank * step;
+  const int pixel = lanes ? thread / kSize : warp / kSize * kWarpSize + thread % kWarpSize;
   const bool inside = x0 + pixel < P;
   const scalar_t* input =
       static_cast<const scalar_t*>(p.input.data) + b * p.input.image_stride + (x0 + pixel) * p.input.pixel_stride;
@@ -128,29 +131,29 @@ __global__ void __launch_bounds__(kApplyThreads, kTeamBlocks<scalar_t, kHeld>)
   const auto table = load_table<acc_t, false>(p, b, nullptr);
   auto& shared = *reinterpret_cast<TeamShared<acc_t>*>(shared_arena());
 
-  acc_t z[kTeamChannels];  // logits of channels m0, m0 + size, ...; -inf where there are none
+  acc_t z[kChannels];  // logits of channels m0, m0 + kSize, ...; -inf where there are none
   const auto load = [&](int m0) {
     const scalar_t* from = input + m0 * p.input.channel_stride;
-    const int64_t jump = size * p.input.channel_stride;
+    const int64_t jump = kSize * p.input.channel_stride;
 #pragma unroll
-    for (int c = 0; c < kTeamChannels; ++c) {
-      const bool exists = inside && m0 + c * size < M;
-      z[c] = exists ? acc_t(to_acc(load_pack<1>(from + c * jump).v[0])) : minus_infinity<acc_t>();
+    for (int c = 0; c < kChannels; ++c, from += jump) {
+      const bool exists = inside && m0 + c * kSize < M;
+      z[c] = exists ? acc_t(to_acc(load_pack<1>(from).v[0])) : minus_infinity<acc_t>();
     }
   };
-  // Calls body(m0) for each kTeamChannels channels of the thread, their logits loaded where they are not held.
+  // Calls body(m0) for each kChannels channels of the thread, their logits loaded where they are not held.
   const auto sweep = [&](auto body) {
     if constexpr (kHeld) {
       body(rank);
     } else {
-      for (int m0 = rank; m0 < M; m0 += size * kTeamChannels) {
+      for (int m0 = rank; m0 < M; m0 += kSize * kChannels) {
         load(m0);
         body(m0);
       }
     }
   };
 
-  if (static_cast<int>(threadIdx.x) < pixels) {
+  if (static_cast<int>(threadIdx.x) < kPixels) {
     int32_t own[1] = {kIgnored};
     if (x0 + threadIdx.x < P) load_regions<1>(p.target, p.shape.regions, b * P + x0 + threadIdx.x, own);
     shared.region[threadIdx.x] = own[0];
@@ -160,62 +163,71 @@ __global__ void __launch_bounds__(kApplyThreads, kTeamBlocks<scalar_t, kHeld>)
   int32_t top = rank;
   sweep([&](int m0) {
     const int c = own.add(z);
-    if (c >= 0) top = m0 + c * size;
+    if (c >= 0) top = m0 + c * kSize;
   });
   shared.highest[threadIdx.x] = own.highest;
   shared.top[threadIdx.x] = top;
   __syncthreads();
   acc_t highest = shared.highest[first];
-  top = shared.top[first];
-#pragma unroll 1
-  for (int j = 1; j < size; ++j) {
+  int owner = first;
+#pragma unroll
+  for (int j = 1; j < kSize; ++j) {
     const acc_t other = shared.highest[first + j * step];
     if (other > highest) {
       highest = other;
-      top = shared.top[first + j * step];
+      owner = first + j * step;
     }
   }
+  top = shared.top[owner];
   const auto team_sum = [&](acc_t(&values)[kApplyThreads], acc_t value) {
     values[threadIdx.x] = value;
     __syncthreads();
     acc_t sum = 0;
-#pragma unroll 1
-    for (int j = 0; j < size; ++j) sum += values[first + j * step];
+#pragma unroll
+    for (int j = 0; j < kSize; ++j) sum += values[first + j * step];
     return sum;
   };
-  const Softmax<acc_t> softmax{highest, 1 / team_sum(shared.sum, own.sum * exponential(own.highest - highest))};
+  const acc_t about = exponential(own.highest - highest);
+  const Softmax<acc_t> softmax{highest, 1 / team_sum(shared.sum, own.sum * about)};
+  const acc_t factor = about * softmax.inverse;  // held logits are exponentials about own.highest now
+  const auto probability = [&](acc_t held_or_logit) { return kHeld ? held_or_logit * factor : softmax(held_or_logit); };
 
   const int32_t region = shared.region[pixel], i = region < 0 ? 0 : region;
   const acc_t scale = table.scale[i];
-  const acc_t* center = table.center + static_cast<int64_t>(i) * M;
-  const acc_t* offset = table.offset + static_cast<int64_t>(i) * M;
+  const acc_t *const center = table.center + table.begin(i), *const offset = table.offset + table.begin(i);
   const acc_t g_top = gradient_element(table.weight, scale, center[top], offset[top], softmax.inverse);
-  // Relative to g_top. The channel itself is named, so that it is 0 even if the compiler rounds it in two ways.
-  const auto relative = [&](int m, acc_t s) {
-    return (m == top ? g_top : gradient_element(table.weight, scale, center[m], offset[m], s)) - g_top;
+  // Of channels m0, m0 + kSize, ..., relative to g_top. The channel itself is named, so that it is 0 even if the
+  // compiler rounds it in two ways.
+  const auto relative = [&](int m0, int c, acc_t s) {
+    const int m = m0 + c * kSize;
+    const bool exists = m < M;
+    const acc_t *const its_center = center + m0, *const its_offset = offset + m0;  // constant steps from there on
+    const acc_t value = gradient_element(table.weight, scale, exists ? its_center[c * kSize] : acc_t(0),
+                                         exists ? its_offset[c * kSize] : acc_t(0), s);
+    return (m == top ? g_top : value) - g_top;
   };
   acc_t own_dot = 0;
+  acc_t g[kHeld ? kChannels : 1];
   sweep([&](int m0) {
 #pragma unroll
-    for (int c = 0; c < kTeamChannels; ++c) {
-      const int m = m0 + c * size;
-      if (m >= M) break;
-      z[c] = softmax(z[c]);
-      own_dot += z[c] * relative(m, z[c]);
+    for (int c = 0; c < kChannels; ++c) {
+      const acc_t s = probability(z[c]), value = relative(m0, c, s);
+      own_dot += s * value;  // 0 of a channel that does not exist
+      if constexpr (kHeld) z[c] = s, g[c] = value;
     }
   });
   const acc_t dot = team_sum(shared.dot, own_dot);
   if (!inside) return;
   sweep([&](int m0) {
     scalar_t* to = gradient + m0 * p.gradient.channel_stride;
-    const int64_t jump = size * p.gradient.channel_stride;
+    const int64_t jump = kSize * p.gradient.channel_stride;
 #pragma unroll
-    for (int c = 0; c < kTeamChannels; ++c) {
-      const int m = m0 + c * size;
+    for (int c = 0; c < kChannels; ++c, to += jump) {
+      const int m = m0 + c * kSize;
       if (m >= M) break;
-      const acc_t s = kHeld ? z[c] : softmax(z[c]);
-      const Pack<scalar_t, 1> result{gradient_of<scalar_t>(region, softmax_gradient(s, relative(m, s), dot))};
-      store_pack<1>(to + c * jump, result);
+      const acc_t s = kHeld ? z[c] : softmax(z[c]), value = kHeld ? g[kHeld ? c : 0] : relative(m0, c, s);
+      const Pack<scalar_t, 1> result{gradient_of<scalar_t>(region, softmax_gradient(s, value, dot))};
+      store_pack<1>(to, result);
     }
   });
 }

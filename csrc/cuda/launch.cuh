@@ -177,6 +177,24 @@ void launch_apply_softmax_small(const ApplyParams& p, bool wide, Launch& launch)
   }
 }
 
+// Calls body(team_size(M), channels of a thread, whether a team holds its pixel).
+template <class scalar_t, int kSize = kTeamLimit, class Body>
+void visit_team(int64_t M, Body&& body) {
+  using Size = std::integral_constant<int, kSize>;
+  using Channels = std::integral_constant<int, kTeamChannels>;
+  using Lone = std::integral_constant<int, kLoneChannels>;
+  if constexpr (kSize == kTeamLimit) {
+    using Swept = std::conditional_t<std::is_same_v<scalar_t, double>, Lone, Channels>;
+    if (M > kHeldChannels) return body(Size(), Swept(), std::false_type());
+  }
+  if constexpr (kSize > 1) {
+    if (team_size(M) < kSize) return visit_team<scalar_t, kSize / 2>(M, body);
+  } else if (M <= kLoneChannels) {
+    return body(Size(), Lone(), std::true_type());
+  }
+  body(Size(), Channels(), std::true_type());
+}
+
 template <class Launch>
 void launch_apply_softmax(const ApplyParams& p, const ApplyPlan& plan, Launch& launch) {
   const int64_t M = p.shape.channels;
@@ -189,10 +207,11 @@ void launch_apply_softmax(const ApplyParams& p, const ApplyPlan& plan, Launch& l
       launch_apply_softmax_small<scalar_t, 2>(p, plan.V > 1, launch);
     } else if (small) {
       launch_apply_softmax_small<scalar_t, 4>(p, plan.V > 1, launch);
-    } else if (M <= kHeldChannels) {
-      launch(apply_softmax_team_kernel<scalar_t, true>, team_grid, dim3(kApplyThreads), kShared, p);
     } else {
-      launch(apply_softmax_team_kernel<scalar_t, false>, team_grid, dim3(kApplyThreads), kShared, p);
+      visit_team<scalar_t>(M, [&](auto size, auto channels, auto held) {
+        launch(apply_softmax_team_kernel<scalar_t, size.value, channels.value, held.value>, team_grid,
+               dim3(kApplyThreads), kShared, p);
+      });
     }
   });
 }

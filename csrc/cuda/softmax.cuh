@@ -29,8 +29,15 @@ __device__ __forceinline__ int softmax(acc_t (&z)[K]) {
       top = k;
     }
   }
+  if constexpr (K == 2) {  // one of the two is 1, or not a number; that of a channel that does not exist is 0
+    const acc_t of_highest = (highest - highest) + 1, of_other = exponential((top == 0 ? z[1] : z[0]) - highest);
+    z[0] = top == 0 ? of_highest : of_other;
+    z[1] = top == 0 ? of_other : of_highest;
+    sum = of_highest + of_other;
+  } else {
 #pragma unroll
-  for (int k = 0; k < K; ++k) sum += z[k] = exponential(z[k] - highest);
+    for (int k = 0; k < K; ++k) sum += z[k] = exponential(z[k] - highest);
+  }
   const acc_t inverse = 1 / sum;
 #pragma unroll
   for (int k = 0; k < K; ++k) z[k] *= inverse;
@@ -50,9 +57,10 @@ template <class acc_t>
 struct SoftmaxSums {
   acc_t highest = minus_infinity<acc_t>(), sum = 0;
 
-  // Adds K logits; -inf adds nothing. Returns which of them is larger than all before, or -1.
+  // Adds K logits; -inf adds nothing. They become exponentials about `highest`. Returns which of them is larger than
+  // all before, or -1.
   template <int K>
-  __device__ __forceinline__ int add(const acc_t (&z)[K]) {
+  __device__ __forceinline__ int add(acc_t (&z)[K]) {
     const acc_t before = highest;
     int top = -1;
 #pragma unroll
@@ -65,7 +73,7 @@ struct SoftmaxSums {
     const acc_t about = highest == minus_infinity<acc_t>() ? acc_t(0) : highest;  // inf - inf is NaN
     sum *= exponential(before - about);
 #pragma unroll
-    for (int k = 0; k < K; ++k) sum += exponential(z[k] - about);
+    for (int k = 0; k < K; ++k) sum += z[k] = exponential(z[k] - about);
     return top;
   }
 

@@ -263,7 +263,7 @@ ROWS = (
         2,
         of_whole(lambda V: 2 * V),
     ),
-    Row("apply_softmax_team, M = 64", "apply_softmax_team_kernel", "true", 64, 2, of_whole(lambda V: 8)),
+    Row("apply_softmax_team, M = 64", "apply_softmax_team_kernel", "4, 16, true", 64, 2, of_whole(lambda V: 16)),
 )
 
 

@@ -55,7 +55,7 @@ def test_registers_stay_below_the_ceilings(architecture):
             ceiling = 128 if wide and kernel.arguments[5] == "true" else 80
         if kernel.name == "accumulate_matrix_kernel" and kernel.arguments[2] == "2":
             ceiling = 128
-        if kernel.name == "apply_softmax_team_kernel" and kernel.arguments[1] == "true" and not wide:
+        if kernel.name == "apply_softmax_team_kernel" and kernel.arguments[3] == "true" and not wide:
             ceiling = 80
         if kernel.name == "accumulate_table_kernel":
             softmax = kernel.arguments[3] == "true"

@@ -21,7 +21,7 @@ BLOCK_BYTES = (
 BLOCK_PIXELS = 256  # kTilePixels of tile_groups.cuh
 MATRIX_REGIONS, PILOT_CELLS = 112, 7296  # at most, of matrix_tile.cuh
 SMALL_PIXELS = (256 * 16, 256 * 256)  # least and most of a block of accumulate_small.cuh
-HELD_CHANNELS = 64  # kHeldChannels of apply_softmax.cuh
+HELD_CHANNELS = 128  # kHeldChannels of apply_softmax.cuh
 MOST_ARRIVALS = 4095  # kMostArrivals of arrival.cuh
 RESULTS = ("loss", "uniformer", "discriminator", "scale", "center", "offset", "count", "mean", "scatter")  # of forward
 
@@ -83,8 +83,8 @@ def every_case() -> list[Case]:
     turn = itertools.cycle(LABELS[1:])
     for (regime, M, N), dtype, interleaved, width in itertools.product(regimes, DTYPES, (False, True), (16, 15)):
         found.append(Case(regime, dtype, next(turn), interleaved, M, N, width))
-    # In front of a softmax: teams of 2 and of 8 threads that hold their pixels, and of 8 that do not.
-    for M, N in ((2, 2), (2, 3), (4, 2), (4, 3), (2, 5), (9, 5), (40, 2), (70, 3)):
+    # In front of a softmax: threads alone, teams of 2, 4 and 8 that hold their pixels, and of 8 that do not.
+    for M, N in ((2, 2), (2, 3), (4, 2), (4, 3), (2, 5), (6, 3), (9, 5), (21, 3), (40, 2), (70, 3), (130, 3)):
         regime = "small" if M <= 4 and N <= 4 else "table"
         for dtype, interleaved, width in itertools.product(DTYPES, (False, True), (16, 15)):
             found.append(Case(regime, dtype, next(turn), interleaved, M, N, width, softmax=True))

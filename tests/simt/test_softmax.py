@@ -11,7 +11,7 @@ from simt import emulated
 from .specialisations import DTYPES, IGNORED
 
 SOFTMAX = 1  # enum Activation
-CHANNELS = (1, 2, 4, 5, 21, 64, 200)
+CHANNELS = (1, 2, 4, 5, 13, 21, 64, 100, 200)
 LAYOUTS = pytest.mark.parametrize("interleaved", [False, True], ids=["planar", "interleaved"])
 # Relative to the largest element. Probabilities carry two or three roundings of float32 (half types: the same; their
 # gradient is rounded once more) or float64.
