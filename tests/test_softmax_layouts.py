@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from devices import on_devices
+from devices import on_devices, on_every_device
 
 import cas_ext
 
@@ -38,7 +38,7 @@ def steep(channels, pixels):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("channels", CHANNELS)
-@on_devices("cpu", "cuda")
+@on_every_device
 def test_probabilities_are_right_to_the_last_digit(device, channels, layout):
     """Every pixel a region of its own, whose mean is the pixel's softmax."""
     logits, target = steep(channels, 299), torch.arange(299)[None, :, None]
@@ -53,7 +53,7 @@ def test_probabilities_are_right_to_the_last_digit(device, channels, layout):
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("channels", [1, 2, 3, 8, 9, 21])
-@on_devices("cpu", "cuda")
+@on_every_device
 def test_a_pixel_is_nan_where_that_of_torch_is(device, channels, layout):
     values = torch.tensor([-2.0, 0.0, 3.0, -math.inf, math.inf, math.nan])
     generator = torch.Generator().manual_seed(channels)

@@ -71,9 +71,10 @@ struct SoftmaxSums {
       }
     }
     const acc_t about = highest == minus_infinity<acc_t>() ? acc_t(0) : highest;  // inf - inf is NaN
-    sum *= exponential(before - about);
+    acc_t part = 0;  // one long float sum over many channels would lose digits
 #pragma unroll
-    for (int k = 0; k < K; ++k) sum += z[k] = exponential(z[k] - about);
+    for (int k = 0; k < K; ++k) part += z[k] = exponential(z[k] - about);
+    sum = sum * exponential(before - about) + part;
     return top;
   }
 
