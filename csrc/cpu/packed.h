@@ -32,27 +32,21 @@ struct Packed {
   }
 
   // M vectors of kLanes pixels as planes, and back.
-  CAS_HD static void to_planes(const V (&v)[M], V (&plane)[M]) {
-#pragma GCC unroll 8
-    for (int m = 0; m < M; ++m) {
-      const auto lane = load<Mask<acc_t>>(kLane.of_plane + m * L), vector = load<Mask<acc_t>>(kLane.vector + m * L);
-      plane[m] = permute(v[0], lane);
-#pragma GCC unroll 8
-      for (int j = 1; j < M; ++j) plane[m] = vector == j ? permute(v[j], lane) : plane[m];
-    }
-  }
-
-  CAS_HD static void from_planes(const V (&plane)[M], V (&v)[M]) {
-#pragma GCC unroll 8
-    for (int j = 0; j < M; ++j) {
-      const auto pixel = load<Mask<acc_t>>(kLane.pixel + j * L), channel = load<Mask<acc_t>>(kLane.channel + j * L);
-      v[j] = permute(plane[0], pixel);
-#pragma GCC unroll 8
-      for (int m = 1; m < M; ++m) v[j] = channel == m ? permute(plane[m], pixel) : v[j];
-    }
-  }
+  CAS_HD static void to_planes(const V (&v)[M], V (&plane)[M]) { collect(v, kLane.of_plane, kLane.vector, plane); }
+  CAS_HD static void from_planes(const V (&plane)[M], V (&v)[M]) { collect(plane, kLane.pixel, kLane.channel, v); }
 
  private:
+  // Lane k of to[j] is lane lane[j * L + k] of from[source[j * L + k]].
+  CAS_HD static void collect(const V (&from)[M], const Bits<acc_t>* lane, const Bits<acc_t>* source, V (&to)[M]) {
+#pragma GCC unroll 8
+    for (int j = 0; j < M; ++j) {
+      const auto its_lane = load<Mask<acc_t>>(lane + j * L), its_source = load<Mask<acc_t>>(source + j * L);
+      to[j] = permute(from[0], its_lane);
+#pragma GCC unroll 8
+      for (int m = 1; m < M; ++m) to[j] = its_source == m ? permute(from[m], its_lane) : to[j];
+    }
+  }
+
   struct Lanes {
     constexpr Lanes() {
       for (int k = 0; k < M * L; ++k) {

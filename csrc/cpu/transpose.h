@@ -62,68 +62,68 @@ CAS_HD void transpose_halves(__m512 (&v)[8]) {
 }
 #endif
 
+#if CAS_X86_LEVEL >= 2
+// Vectors of a row of kPad channels, with AVX-512 of that and the one `eight` elements further on. `turn` makes kPad
+// such rows planes, and planes rows.
+template <class scalar_t>
+CAS_HD Vec<float> load_row(const scalar_t* row, [[maybe_unused]] int64_t eight) {
+  const __m256 v = (__m256)load_acc<8>(row);
+#if CAS_X86_LEVEL >= 4
+  return (Vec<float>)_mm512_insertf32x8(_mm512_castps256_ps512(v), (__m256)load_acc<8>(row + eight), 1);
+#else
+  return (Vec<float>)v;
+#endif
+}
+
+template <class scalar_t>
+CAS_HD void store_row(Vec<float> v, scalar_t* row, [[maybe_unused]] int64_t eight) {
+#if CAS_X86_LEVEL >= 4
+  store_acc<8>(row, (Vec<float, 8>)_mm512_castps512_ps256((__m512)v));
+  store_acc<8>(row + eight, (Vec<float, 8>)_mm512_extractf32x8_ps((__m512)v, 1));
+#else
+  store_acc<8>(row, v);
+#endif
+}
+
+CAS_HD void turn(Vec<float> (&v)[kPad]) {
+#if CAS_X86_LEVEL >= 4
+  transpose_halves(reinterpret_cast<__m512(&)[kPad]>(v));
+#else
+  transpose_eight(reinterpret_cast<__m256(&)[kPad]>(v));
+#endif
+}
+#endif
+
 // kLanes rows of kPad channels, `stride` elements apart, as planes.
 template <class scalar_t>
 CAS_HD void load_rows(const scalar_t* rows, int64_t stride, Vec<AccOf<scalar_t>> (&plane)[kPad]) {
-  constexpr int L = kLanes<AccOf<scalar_t>>;
-#if CAS_X86_LEVEL >= 4
-  if constexpr (L == 16) {
-    __m512 v[kPad];
+#if CAS_X86_LEVEL >= 2
+  if constexpr (std::is_same_v<AccOf<scalar_t>, float>) {
 #pragma GCC unroll 8
-    for (int k = 0; k < kPad; ++k) {
-      v[k] = _mm512_insertf32x8(_mm512_castps256_ps512((__m256)load_acc<8>(rows + k * stride)),
-                                (__m256)load_acc<8>(rows + (k + 8) * stride), 1);
-    }
-    transpose_halves(v);
-#pragma GCC unroll 8
-    for (int k = 0; k < kPad; ++k) plane[k] = (Vec<float>)v[k];
-    return;
-  }
-#elif CAS_X86_LEVEL >= 2
-  if constexpr (L == 8) {
-    __m256 v[kPad];
-#pragma GCC unroll 8
-    for (int k = 0; k < kPad; ++k) v[k] = (__m256)load_acc<8>(rows + k * stride);
-    transpose_eight(v);
-#pragma GCC unroll 8
-    for (int k = 0; k < kPad; ++k) plane[k] = (Vec<float>)v[k];
-    return;
+    for (int k = 0; k < kPad; ++k) plane[k] = load_row(rows + k * stride, 8 * stride);
+    return turn(plane);
   }
 #endif
   for (int k = 0; k < kPad; ++k) {
-    for (int j = 0; j < L; ++j) plane[k][j] = to_acc(rows[j * stride + k]);
+    for (int j = 0; j < kLanes<AccOf<scalar_t>>; ++j) plane[k][j] = to_acc(rows[j * stride + k]);
   }
 }
 
 template <class scalar_t>
 CAS_HD void store_rows(const Vec<AccOf<scalar_t>> (&plane)[kPad], scalar_t* rows, int64_t stride) {
-  constexpr int L = kLanes<AccOf<scalar_t>>;
-#if CAS_X86_LEVEL >= 4
-  if constexpr (L == 16) {
-    __m512 v[kPad];
+#if CAS_X86_LEVEL >= 2
+  if constexpr (std::is_same_v<AccOf<scalar_t>, float>) {
+    Vec<float> v[kPad];
 #pragma GCC unroll 8
-    for (int k = 0; k < kPad; ++k) v[k] = (__m512)plane[k];
-    transpose_halves(v);
+    for (int k = 0; k < kPad; ++k) v[k] = plane[k];
+    turn(v);
 #pragma GCC unroll 8
-    for (int k = 0; k < kPad; ++k) {
-      store_acc<8>(rows + k * stride, (Vec<float, 8>)_mm512_castps512_ps256(v[k]));
-      store_acc<8>(rows + (k + 8) * stride, (Vec<float, 8>)_mm512_extractf32x8_ps(v[k], 1));
-    }
-    return;
-  }
-#elif CAS_X86_LEVEL >= 2
-  if constexpr (L == 8) {
-    __m256 v[kPad];
-#pragma GCC unroll 8
-    for (int k = 0; k < kPad; ++k) v[k] = (__m256)plane[k];
-    transpose_eight(v);
-#pragma GCC unroll 8
-    for (int k = 0; k < kPad; ++k) store_acc<8>(rows + k * stride, (Vec<float, 8>)v[k]);
+    for (int k = 0; k < kPad; ++k) store_row(v[k], rows + k * stride, 8 * stride);
     return;
   }
 #endif
   for (int k = 0; k < kPad; ++k) {
-    for (int j = 0; j < L; ++j) rows[j * stride + k] = static_cast<scalar_t>(plane[k][j]);
+    for (int j = 0; j < kLanes<AccOf<scalar_t>>; ++j) rows[j * stride + k] = static_cast<scalar_t>(plane[k][j]);
   }
 }
 
