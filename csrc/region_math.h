@@ -33,6 +33,10 @@ CAS_HD double centered_square_sum(double square_sum, double sum, double inverse_
   return square_sum - sum * sum * inverse_n;
 }
 
+// The same, added to `total`, of sums of s and s^2 themselves. Where all values are equal and their sums are exact, it
+// is 0.
+CAS_HD double square_sum_about(double total, double sum, double mean) { return total - sum * mean; }
+
 // Sums of d and d^2 about a pilot, once the pilot of their n values has moved by `shift`.
 template <class T>
 CAS_HD T moved_sum(T sum, T n, T shift) {

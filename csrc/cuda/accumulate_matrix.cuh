@@ -64,7 +64,7 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
   } next;
   const auto begin_pass = [&](unsigned done, unsigned length, unsigned channel) {
     const MatrixPlace here(p, thread_again(), channel + thread_again() / kWarpSize * kChannels);
-    const unsigned place = lane_pixel(here.t, 0), m = 2 * here.g;
+    const unsigned place = lane_pixel<float>(here.t, 0), m = 2 * here.g;
     next.from = input + (done + place) * pixel_stride + (here.channel + m) * channel_stride;
     next.left = whole_steps(length);
     next.beyond = next.left - length + place;
@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
     __syncwarp();
   };
   begin_pass(0, shared.length, 0);
-  ChunkValues<V, kInterleaved> values;
+  ChunkValues<float, V, kInterleaved> values;
   const auto load_next = [&] {
     if (next.left == 0) return;
     values.load(next.from, kInterleaved ? pixel_stride : channel_stride,
@@ -154,9 +154,9 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
           }
           uint32_t code[4];  // of pairs of pixels
 #pragma unroll
-          for (unsigned j = 0; j < 8; j += kLaneRun) {
-            using Word = typename WordOf<2 * kLaneRun>::type;
-            const Word word = *reinterpret_cast<const Word*>(&shared.code[x + lane_pixel(own.t, j)]);
+          for (unsigned j = 0; j < 8; j += kLaneRun<float>) {
+            using Word = typename WordOf<2 * kLaneRun<float>>::type;
+            const Word word = *reinterpret_cast<const Word*>(&shared.code[x + lane_pixel<float>(own.t, j)]);
             memcpy(&code[j / 2], &word, sizeof(word));
           }
           unsigned met = 0;  // pixels that are in the table by now
@@ -178,7 +178,7 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
           if (apart || met != 0) {
 #pragma unroll
             for (unsigned j = 0; j < 8; ++j) {
-              const bool known = met >> lane_pixel(own.t, j) & 1;
+              const bool known = met >> lane_pixel<float>(own.t, j) & 1;
 #pragma unroll
               for (unsigned h = 0; h < 2; ++h) d[j][h] = known && isfinite(d[j][h]) ? 0.f : d[j][h];
             }
@@ -187,7 +187,7 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
 #pragma unroll
           for (unsigned j = 0; j < 8; j += 4) {
             float* const to =
-                shared.squares() + thread / 4 * kSquareStride + c * kChunkPixels + lane_pixel(thread % 4, j);
+                shared.squares() + thread / 4 * kSquareStride + c * kChunkPixels + lane_pixel<float>(thread % 4, j);
             *reinterpret_cast<float4*>(to) = make_float4(square[j], square[j + 1], square[j + 2], square[j + 3]);
           }
           PartPairs part[2][2][kParts];  // of 16 pixels, of channel h

@@ -2,6 +2,7 @@
 // shared_bytes, params)` is <<<>>> in operators.cu and the fiber scheduler in tests/simt.
 #pragma once
 
+#include "accumulate_bfloat16.cuh"
 #include "accumulate_matrix.cuh"
 #include "accumulate_small.cuh"
 #include "accumulate_table.cuh"
@@ -108,12 +109,25 @@ void launch_matrix(const AccumulateParams& p, dim3 grid, Launch& launch) {
   }
 }
 
+template <bool kTogether, bool kInterleaved, class Launch>
+void launch_bfloat16(const AccumulateParams& p, dim3 grid, Launch& launch) {
+  constexpr int V = !kTogether ? 1 : kInterleaved ? 2 : 8;
+  const dim3 block(static_cast<unsigned>(matrix_warps(p.shape) * kWarpSize));
+  constexpr int kFew = 2, kMost = kPlainRegions / kProductRegions;
+  if (p.shape.regions <= kFew * kProductRegions) {
+    launch(accumulate_bfloat16_kernel<V, kInterleaved, kFew>, grid, block, sizeof(PlainShared), p);
+  } else {
+    launch(accumulate_bfloat16_kernel<V, kInterleaved, kMost>, grid, block, sizeof(PlainShared), p);
+  }
+}
+
 template <class Launch>
 void launch_blocks(const AccumulateParams& p, const AccumulatePlan& plan, Launch& launch) {
   const dim3 grid(static_cast<unsigned>(p.shape.images * p.splits));
-  if (plan.kernel == AccumulateKernel::kMatrix) {
+  if (plan.kernel == AccumulateKernel::kMatrix || plan.kernel == AccumulateKernel::kBFloat16) {
     return visit_flags(plan.V > 1, p.input.interleaved, [&](auto together, auto interleaved) {
-      launch_matrix<together.value, interleaved.value>(p, grid, launch);
+      plan.kernel == AccumulateKernel::kMatrix ? launch_matrix<together.value, interleaved.value>(p, grid, launch)
+                                               : launch_bfloat16<together.value, interleaved.value>(p, grid, launch);
     });
   }
   visit_scalar(p.scalar, [&](auto scalar) {

@@ -32,6 +32,16 @@ __device__ __forceinline__ void add_product(RegionSums& sums, const OneHot& oneh
 #endif
 }
 
+// The lanes' bits together: one instruction on what has these tensor cores.
+__device__ __forceinline__ unsigned or_of_warp(unsigned value) {
+#if !defined(__CUDACC__) || __CUDA_ARCH__ >= 800
+  return __reduce_or_sync(kFullWarp, value);
+#else
+  __trap();
+  return value;
+#endif
+}
+
 // threadIdx.x and blockIdx.x, read again wherever these are called: for what runs seldom, so that nothing that follows
 // from them occupies registers in between.
 __device__ __forceinline__ unsigned thread_again() {

@@ -19,7 +19,7 @@ __device__ __forceinline__ unsigned meet_regions(const AccumulateParams& p, Matr
   const unsigned first = __ballot_sync(kFullWarp, is_new);
 #pragma unroll
   for (unsigned j = 0; j < 8; ++j) {
-    const unsigned place = lane_pixel(own.t, j);
+    const unsigned place = lane_pixel<float>(own.t, j);
     if (!(first >> place & 1)) continue;
     const unsigned region = shared.region[chunk_begin + place];
     float* const pilot = reinterpret_cast<float*>(pilots_of(shared, own, region));
@@ -47,7 +47,7 @@ __device__ __forceinline__ unsigned meet_regions(const AccumulateParams& p, Matr
     for (unsigned h = 0; h < 2; ++h) {
       old[h] = pilot[h];
 #pragma unroll
-      for (unsigned j = 0; j < 8; ++j) sum[h] += members >> lane_pixel(own.t, j) & 1 ? s[j][h] - old[h] : 0.f;
+      for (unsigned j = 0; j < 8; ++j) sum[h] += members >> lane_pixel<float>(own.t, j) & 1 ? s[j][h] - old[h] : 0.f;
 #pragma unroll
       for (unsigned step = 1; step < 4; step *= 2) sum[h] += __shfl_xor_sync(kFullWarp, sum[h], step);
     }
@@ -85,7 +85,7 @@ __device__ __forceinline__ void keep_nonfinite_apart(const AccumulateParams& p, 
   for (unsigned t = 0; t < 4; ++t) {  // one after the other: they may share a region
 #pragma unroll
     for (unsigned j = 0; j < 8; ++j) {
-      const unsigned region = shared.region[chunk_begin + lane_pixel(own.t, j)];
+      const unsigned region = shared.region[chunk_begin + lane_pixel<float>(own.t, j)];
       float* const pilot = reinterpret_cast<float*>(pilots_of(shared, own, region));
 #pragma unroll
       for (unsigned h = 0; h < 2; ++h) {

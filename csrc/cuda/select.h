@@ -21,7 +21,7 @@ constexpr int64_t kLargeShare = 4;  // one wave, or as many blocks as leave the 
 constexpr int64_t kMostPixels = int64_t{1} << 30;  // of a block: counted in 32 bits
 constexpr int64_t kSharedTableBytes = 49152;       // what a block may use without asking for more
 
-// The matrix kernel: see matrix_tile.cuh.
+// The kernels that use tensor cores, float's and bfloat16's: see matrix_tile.cuh.
 constexpr int64_t kMatrixRegions = 112;   // at most: their sums are in registers
 constexpr int64_t kMatrixLeast = 9;       // channels: fewer would leave most of a warp idle
 constexpr int64_t kMatrixChannels = 480;  // at most, so that codes of that many regions stay numbers
@@ -30,7 +30,7 @@ constexpr int64_t kWarpChannels = 16;     // that a warp sums
 constexpr int64_t kMatrixWarps = 4;       // of a block, at most
 constexpr int64_t kWaveWarps = 16 * 132;  // that 132 multiprocessors hold of them
 
-enum class AccumulateKernel : int32_t { kSmall, kMatrix, kTable };
+enum class AccumulateKernel : int32_t { kSmall, kMatrix, kBFloat16, kTable };
 enum class ApplyKernel : int32_t { kPlanar, kInterleaved, kSoftmaxSmall, kSoftmaxTeam };
 
 // How an image's moments come from what its blocks saw: there is one block; the last block to finish merges; a second
@@ -38,7 +38,7 @@ enum class ApplyKernel : int32_t { kPlanar, kInterleaved, kSoftmaxSmall, kSoftma
 enum class Merge : int32_t { kNone, kLastBlock, kKernel };
 
 // V: neighbours that one thread loads at once, pixels of a channel or (where kernels own no pixels) channels of a
-// pixel; 16 bytes of them (kMatrix: 2 channels), or 1 where addresses do not allow that.
+// pixel; 16 bytes of them (kMatrix and kBFloat16: 2 channels), or 1 where addresses do not allow that.
 struct AccumulatePlan {
   AccumulateKernel kernel;
   int64_t V;
@@ -114,11 +114,14 @@ CAS_HD int64_t matrix_warps(const Shape& s) {
   return warps < kMatrixWarps ? warps : kMatrixWarps;
 }
 
-inline bool fits_matrix(const AccumulateParams& p) {
+// kMatrix or kBFloat16 where tensor cores do it, else kTable.
+inline AccumulateKernel select_products(const AccumulateParams& p) {
   const Shape& s = p.shape;
-  return p.scalar == Scalar::kFloat && p.activation == Activation::kNone && s.regions <= kMatrixRegions &&
-         kMatrixLeast <= s.channels && s.channels <= kMatrixChannels &&
-         (s.regions + 1) * pilot_stride(s.channels) <= kPilotCells;
+  const bool fits = p.activation == Activation::kNone && s.regions <= kMatrixRegions && kMatrixLeast <= s.channels &&
+                    s.channels <= kMatrixChannels;
+  if (fits && p.scalar == Scalar::kBFloat16) return AccumulateKernel::kBFloat16;
+  const bool pilots_fit = (s.regions + 1) * pilot_stride(s.channels) <= kPilotCells;
+  return fits && pilots_fit && p.scalar == Scalar::kFloat ? AccumulateKernel::kMatrix : AccumulateKernel::kTable;
 }
 
 // `tensor_cores`: whether the device has those of sm_80 and later.
@@ -134,8 +137,8 @@ inline AccumulatePlan select_accumulate(const AccumulateParams& p, const Accumul
     const int64_t wave = divide_up(s.images * s.pixels, kWaveBlocks), most = tiles.small_threads * tiles.small_pixels;
     plan.splits = divide_up(s.pixels, std::min(divide_up(std::max<int64_t>(wave, 1), tile) * tile, most));
   } else {
-    const bool matrix = tensor_cores && fits_matrix(p);
-    plan.kernel = matrix ? AccumulateKernel::kMatrix : AccumulateKernel::kTable;
+    plan.kernel = tensor_cores ? select_products(p) : AccumulateKernel::kTable;
+    const bool matrix = plan.kernel != AccumulateKernel::kTable;
     const int64_t neighbours = matrix && p.input.interleaved ? 2 : wide;
     const bool together =
         p.input.interleaved ? channels_aligned(p.input, s, neighbours) : pixels_aligned(p.input, s, neighbours);

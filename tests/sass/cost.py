@@ -16,7 +16,20 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from .loops import Loop, find_loops
-from .matrix_cost import crossed, drawn, of_matrix, one_region, room_of, warps_of
+from .matrix_cost import (
+    FEW,
+    PLACES,
+    PRODUCT_REGIONS,
+    crossed,
+    crossed_interval,
+    drawn,
+    drawn_interval,
+    of_bfloat16,
+    of_matrix,
+    one_region,
+    room_of,
+    warps_of,
+)
 from .paths import Instruction, forward_paths, read_instructions
 from .table import ROOT, _demangle, _split_name, compile_cubin, find_cuobjdump, read_kernels, why_absent
 from .tiles import TILE, Tile, coherent, random, tile_of
@@ -24,7 +37,7 @@ from .tiles import TILE, Tile, coherent, random, tile_of
 PAGE = ROOT / "docs" / "performance.md"
 BEGIN, END = "<!-- cost:begin -->", "<!-- cost:end -->"
 ARCHITECTURE = "sm_90"
-THREADS = 256  # of a block of every pixel kernel but accumulate_matrix
+THREADS = 256  # of a block of every pixel kernel but accumulate_matrix and accumulate_bfloat16
 WARPS = 8
 LABEL_BYTES = 1
 
@@ -236,6 +249,27 @@ ROWS = (
     ),
     *(
         Row(
+            f"accumulate_bfloat16, {what}, {layout}",
+            "accumulate_bfloat16_kernel",
+            f"{8 if layout == 'planar' else 2 - M % 2}, {str(layout != 'planar').lower()}, "
+            f"{FEW if regions <= FEW * PRODUCT_REGIONS else PLACES // PRODUCT_REGIONS}",
+            M,
+            1,
+            of_bfloat16(M, regions, interval),
+            32 * warps_of(M),
+            ("__nv_bfloat16",),
+        )
+        for layout in ("planar", "channels_last")
+        for what, M, regions, interval in (
+            ("one region, M = 64", 64, 1, crossed_interval(512)),
+            ("voc: 20 regions in 512 x 512, M = 21", 21, 20, crossed_interval(90)),
+            ("embedding: 100 in 512 x 512, M = 64", 64, 100, crossed_interval(40)),
+            ("20 random labels, M = 21", 21, 20, drawn_interval(20)),
+            ("100 random labels, M = 64", 64, 100, drawn_interval(100)),
+        )
+    ),
+    *(
+        Row(
             f"accumulate_table, {what}, {layout}",
             "accumulate_table_kernel",
             f"V, {flag}, false",
@@ -300,7 +334,8 @@ def cells(row: Row, dtype: str, functions: dict[str, Function], registers: dict[
     V = 16 // size
     if row.arguments == "V, true, false" and row.channels % V != 0:  # V channels of a pixel: select.h
         V = 1
-    arguments = row.arguments if row.kernel == "accumulate_matrix_kernel" else f"{dtype}, {row.arguments}"
+    typeless = row.kernel in ("accumulate_matrix_kernel", "accumulate_bfloat16_kernel")
+    arguments = row.arguments if typeless else f"{dtype}, {row.arguments}"
     name = label(row.kernel, arguments.replace("V", str(V)))
     moved = row.moves * size + LABEL_BYTES / row.channels
     count, budget = row.count(functions[name], 16 // size), INSTRUCTIONS_PER_BYTE * moved

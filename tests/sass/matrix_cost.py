@@ -1,4 +1,4 @@
-"""What a chunk of pixels costs accumulate_matrix, by how its labels lie: the parts of csrc/cuda/accumulate_matrix.cuh."""
+"""What a chunk of pixels costs accumulate_matrix and accumulate_bfloat16, by how its labels lie: the parts of their code."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ CHUNK, INTERVAL, BLOCK = 32, 1024, 4096  # pixels: kChunkPixels, kIntervalPixels
 WARP_CHANNELS, WARPS, PRODUCT_REGIONS = 16, 4, 16
 FEW, MANY = 2, 7  # products that a kernel has registers for
 IMAGE = 512  # pixels of a row
+STEP, PLACES = 64, 64  # of accumulate_bfloat16: kPlainStep, kPlainRegions
 FEW_LEADERS = 4  # kFew of add_squares
 
 
@@ -123,5 +124,70 @@ def of_matrix(M: int, mask: Mask) -> Callable[[Function, int], float]:
         per_interval = warps * (table + function.way(of_pass.end, interval.end))
         per_block = warps * (mask.new_chunks * meeting + mask.young * young.instructions)
         return ((chunks + listing) / CHUNK + per_interval / INTERVAL + per_block / BLOCK) * LANES / M
+
+    return count
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Of accumulate_bfloat16: pixels, regions that they meet, and blocks of 16 of those that a chunk of 32 meets."""
+
+    pixels: int
+    present: int
+    products: float
+
+
+def interval_of(labels: list[int]) -> Interval:
+    """The interval that a block begins with where its pixels have these labels."""
+    places: dict[int, int] = {}
+    end = 0
+    for end in range(0, min(len(labels), INTERVAL), STEP):
+        if len(places.keys() | labels[end : end + STEP]) > PLACES:
+            break
+        for label in labels[end : end + STEP]:
+            places.setdefault(label, len(places))
+    else:
+        end += STEP
+    chunks = [{places[i] // PRODUCT_REGIONS for i in labels[x : x + CHUNK]} for x in range(0, end, CHUNK)]
+    return Interval(end, len(places), sum(map(len, chunks)) / len(chunks))
+
+
+def crossed_interval(chord: int) -> Interval:
+    """Rows that the same regions cross."""
+    return interval_of([x % IMAGE // chord for x in range(INTERVAL)])
+
+
+def drawn_interval(regions: int) -> Interval:
+    draw = Random(0)
+    return interval_of([draw.randrange(regions) for _ in range(INTERVAL)])
+
+
+def of_bfloat16(M: int, regions: int, interval: Interval) -> Callable[[Function, int], float]:
+    """Instructions per element. Left out: values that are not finite, and what a block does once."""
+    warps, room = warps_of(M), FEW if regions <= FEW * PRODUCT_REGIONS else PLACES // PRODUCT_REGIONS
+
+    def count(function: Function, V: int) -> float:
+        outer = function.main_loop("HMMA")
+        (of_pass,) = (a for a in function.nested(outer) if a.count("HMMA") > 0)
+        (step,) = (a for a in function.nested(of_pass) if a.count("HMMA") > 0)
+        rare = [a.begin for a in function.nested(step)]  # what is not finite
+        general, without = (
+            function.longest(step.begin, step.end, avoid, without=rare) for avoid in ("CALL", "CALL|HMMA")
+        )
+        assert general is not None and without is not None
+        chunk = (without + interval.products * (general - without) / room) / (STEP / CHUNK)
+
+        reading, placing = function.nested(outer)[:2]
+        alone = [a.begin for a in function.nested(reading)]  # labels one by one, where they do not lie well
+        four = function.longest(reading.begin, reading.end, r"CALL|LDG\.E\.(64|128)", without=alone)
+        known = function.longest(placing.begin, placing.end, without=[a.begin for a in function.nested(placing)])
+        assert four is not None and known is not None
+        labels = four / 4 + known * CHUNK / STEP  # of a chunk
+
+        blocks = -(-interval.present // PRODUCT_REGIONS)
+        table = function.way(step.end, of_pass.end) * blocks / room
+        added = function.way(of_pass.end, outer.end) * -(-interval.present // LANES)
+        per_interval = (warps * table + added) * CHUNK / interval.pixels
+        return (warps * chunk + labels + per_interval) / M
 
     return count

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.skipif(ABSENT is not None, reason=str(ABSENT))
 CEILINGS = {
     "accumulate_small_kernel": 255,  # 256 threads x 255: one block; kernels of at most 4 cells are held to 80 below
     "accumulate_matrix_kernel": 168,  # 3 blocks of 128 threads; with few regions 4: held to 128 below
+    "accumulate_bfloat16_kernel": 255,  # 2 blocks of 128 threads; 3 of those that load most at once, held to 168 below
     "accumulate_table_kernel": 255,  # for double behind a softmax; the others are held to 80 or 128 below
     "apply_interleaved_kernel": 64,
     "apply_planar_kernel": 128,
@@ -33,6 +34,8 @@ def vector_bytes(kernel: Kernel) -> int:
     """Bytes that one thread's neighbouring elements span in memory."""
     if kernel.name == "accumulate_matrix_kernel":
         return SIZES["float"] * int(kernel.arguments[0])
+    if kernel.name == "accumulate_bfloat16_kernel":
+        return SIZES["__nv_bfloat16"] * int(kernel.arguments[0])
     size = SIZES[kernel.arguments[0]]
     if kernel.name == "apply_softmax_team_kernel":
         return size  # its lanes are the neighbours
@@ -55,6 +58,8 @@ def test_registers_stay_below_the_ceilings(architecture):
             ceiling = 128 if wide and kernel.arguments[5] == "true" else 80
         if kernel.name == "accumulate_matrix_kernel" and kernel.arguments[2] == "2":
             ceiling = 128
+        if kernel.name == "accumulate_bfloat16_kernel" and (kernel.arguments[0], kernel.arguments[2]) != ("2", "4"):
+            ceiling = 255 if kernel.arguments[0] == "1" else 168
         if kernel.name == "apply_softmax_team_kernel" and kernel.arguments[3] == "true" and not wide:
             ceiling = 80
         if kernel.name == "accumulate_table_kernel":
@@ -83,8 +88,9 @@ def test_atomics_only_count_the_blocks_that_have_finished(architecture):
 def test_tensor_cores_multiply_where_the_selector_counts_on_them(architecture):
     """Products of parts by 16 regions and two groups of 8 channels, and a one-hot matrix by one instruction a pair."""
     for kernel in read(architecture):
-        products = int(kernel.arguments[2]) if kernel.name == "accumulate_matrix_kernel" else 0
-        chunks, halves, groups, parts = 2, 2, 2, 3
+        with_products = kernel.name in ("accumulate_matrix_kernel", "accumulate_bfloat16_kernel")
+        products = int(kernel.arguments[2]) if with_products else 0
+        chunks, halves, groups, parts = 2, 2, 2, 3  # a float's; or a bfloat16 value and its square's two
         assert kernel.products == chunks * halves * groups * parts * products, kernel
 
 

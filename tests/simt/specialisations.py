@@ -75,8 +75,8 @@ class Case:
 def every_case() -> list[Case]:
     """Every regime x dtype x layout x alignment; the label types take turns, and each meets every regime once."""
     regimes = [("small", M, N) for M, N in itertools.product((2, 4), (2, 3))]
-    # An even number of channels lets accumulate_matrix load two of a pixel (interleaved). What is not float32 goes to the
-    # table.
+    # An even number of channels lets accumulate_matrix and accumulate_bfloat16 load two of a pixel (interleaved). What is
+    # not float32 or bfloat16 goes to the table.
     regimes += [("matrix", 9, 5), ("matrix", 10, 40), ("matrix", 9, 40), ("matrix-shared", 40, 2)]
     regimes += [("table", 9, 200), ("table", 40, 130)]
     found = []

@@ -1,4 +1,4 @@
-"""accumulate_matrix and accumulate_table on masks of every kind.
+"""accumulate_matrix, accumulate_bfloat16 and accumulate_table on masks of every kind.
 
 It is right, single-pass, the same under every schedule, and moves little to and from tables.
 """
@@ -102,7 +102,7 @@ def test_any_mask_gives_the_moments_in_one_pass(mask, interleaved, channels):
 
 @EVERY_MASK
 @LAYOUTS
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("channels", [4, 7, 10])
 def test_pixels_that_are_loaded_together_may_lie_in_several_regions(mask, interleaved, dtype, channels):
     """Sizes that allow 16-byte loads of pixels, and of channels_last ones where they have 4 channels."""
@@ -147,7 +147,7 @@ def test_a_table_is_touched_once_per_tile_and_region(mask):
 
 
 @LAYOUTS
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("name", ["random of 100", "runs of 33", "half ignored"])
 @pytest.mark.parametrize("channels", [3, 9])
 def test_every_schedule_gives_the_same_bits(name, channels, dtype, interleaved):

@@ -1,4 +1,7 @@
-"""accumulate_matrix: what is its own, beside what every mask and every case asks of it (test_masks.py, test_kernels.py)."""
+"""accumulate_matrix and accumulate_bfloat16: what is their own, beside what every mask and every case asks of them.
+
+That is in test_masks.py and test_kernels.py.
+"""
 
 import pytest
 import torch
@@ -10,15 +13,18 @@ from .specialisations import IGNORED, MATRIX_REGIONS
 
 INTERVALS = (128, 128, 256, 512, 1024)  # pixels, at the beginning of a block; then 1024 each
 
+EVERY_TYPE = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+
 pytestmark = pytest.mark.usefixtures("fresh_counters")
 
 
 def accumulate(input, target, regions):
-    """Moments by the emulated kernel, which is this one, and by the reference."""
+    """Moments by the emulated kernel, which is one of these, and by the reference."""
     before = emulated.kernels().kernels_run()
     found = emulated.accumulate(input, target, regions, IGNORED, False)
     ran = {name for name, times in emulated.kernels().kernels_run().items() if times > before.get(name, 0)}
-    assert any("accumulate_matrix" in name for name in ran)
+    kernel = {torch.float32: "accumulate_matrix", torch.bfloat16: "accumulate_bfloat16"}[input.dtype]
+    assert any(kernel in name for name in ran)
     return found, reference.region_moments(input.double(), target, regions, ignore_index=IGNORED)
 
 
@@ -34,34 +40,38 @@ def one_block(pixels, channels, regions=6):
     return input, torch.where(target >= IGNORED, target + 1, target)
 
 
+@EVERY_TYPE
 @pytest.mark.parametrize("channels", [9, 15, 16, 17, 33, 64, 65, 100, 130])
-def test_any_number_of_channels(channels):
+def test_any_number_of_channels(dtype, channels):
     input, target = one_block(300, channels)
-    (count, mean, scatter), expected = accumulate(input, target, 6)
+    (count, mean, scatter), expected = accumulate(input.to(dtype), target, 6)
     assert torch.equal(count, expected.count.long())
     assert error(mean, expected.mean) < 3e-7 and error(scatter, expected.scatter) < 1e-6
 
 
+@EVERY_TYPE
 @pytest.mark.parametrize("regions", [5, 31, 32, 33, MATRIX_REGIONS])
-def test_any_number_of_regions(regions):
+def test_any_number_of_regions(dtype, regions):
     input, target = one_block(6000, 10, regions=regions)
-    (count, mean, scatter), expected = accumulate(input, target, regions)
+    (count, mean, scatter), expected = accumulate(input.to(dtype), target, regions)
     assert torch.equal(count, expected.count.long())
     assert error(mean, expected.mean) < 3e-7 and error(scatter, expected.scatter) < 1e-6
 
 
+@EVERY_TYPE
 @pytest.mark.parametrize("pixels", [1, 31, 33, 63, 65, 127, 129, 255, 257, 2047, 2049, 3100])
-def test_intervals_of_any_length(pixels):
+def test_intervals_of_any_length(dtype, pixels):
     for channels in (9, 40):
         input, target = one_block(pixels, channels)
-        (count, mean, scatter), expected = accumulate(input, target, 6)
+        (count, mean, scatter), expected = accumulate(input.to(dtype), target, 6)
         assert torch.equal(count, expected.count.long())
         assert error(mean, expected.mean) < 3e-7 and error(scatter, expected.scatter) < 1e-6
         assert emulated.kernels().counters()["input"]["max_loads"] == 1
 
 
+@EVERY_TYPE
 @pytest.mark.parametrize("shift", [0.0, 1.0, 1e3])
-def test_pilots_follow_values_that_drift(shift):
+def test_pilots_follow_values_that_drift(dtype, shift):
     """A region whose values rise from its first to its last pixel, far more than they scatter, and one that jumps."""
     pixels = 4096
     input = 1e-3 * torch.randn(1, 9, pixels, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + shift
@@ -69,33 +79,88 @@ def test_pilots_follow_values_that_drift(shift):
     target[0, 1000:3000:2] = 2
     input[0, :, :] += torch.linspace(0, 1, pixels)
     input[0, :, target[0] == 2] += torch.where(torch.arange(1000) < 40, 0.0, 7.0)
-    (_, mean, scatter), expected = accumulate(input.float(), target, 6)
+    (_, mean, scatter), expected = accumulate(input.to(dtype), target, 6)
     assert error(mean, expected.mean) < 3e-7 and error(scatter, expected.scatter) < 1e-6
 
 
+@EVERY_TYPE
 @pytest.mark.parametrize("met", [100, 250, 900, 2500])
-def test_outlier_met_first_in_the_middle_of_an_interval(met):
+def test_outlier_met_first_in_the_middle_of_an_interval(dtype, met):
     """A region that begins with an outlier, in an interval that is as long as ever: about it, 10 bits would cancel."""
     input = 0.999 + 1e-3 * torch.randn(1, 10, 4096, generator=torch.Generator().manual_seed(1))
     target = torch.zeros(1, 4096, dtype=torch.int16)
     target[0, met:] = 3
     input[0, :, met] = 300.0
-    (_, mean, scatter), expected = accumulate(input, target, 6)
+    (_, mean, scatter), expected = accumulate(input.to(dtype), target, 6)
     assert error(mean, expected.mean) < 3e-7 and error(scatter, expected.scatter) < 1e-6
 
 
+@EVERY_TYPE
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("place", [3, 700])
-def test_nonfinite_value_spoils_the_mean_of_its_region_and_channel_alone(value, place):
+def test_nonfinite_value_spoils_the_mean_of_its_region_and_channel_alone(dtype, value, place):
     input, target = one_block(1100, 20)
-    clean, _ = accumulate(input, target, 6)
+    clean, _ = accumulate(input.to(dtype), target, 6)
     input[0, 17, place] = value
-    (count, mean, scatter), _ = accumulate(input, target, 6)
+    (count, mean, scatter), _ = accumulate(input.to(dtype), target, 6)
     region = int(target[0, place])
     assert not mean[0, region, 17].isfinite() and not scatter[0, region].isfinite()
     mean[0, region, 17], scatter[0, region] = clean[1][0, region, 17], clean[2][0, region]
     assert torch.equal(count, clean[0])
     assert error(mean, clean[1]) < 3e-7 and error(scatter, clean[2]) < 1e-6
+
+
+@EVERY_TYPE
+def test_intervals_that_meet_too_many_regions_are_cut(dtype):
+    """Regions that come, go and come again, more of them than sums have room for, and none for a while."""
+    input, _ = one_block(6000, 9)
+    target = torch.randint(MATRIX_REGIONS, (6000,), generator=torch.Generator().manual_seed(5))
+    target[500:900] = 7  # an interval that is as long as ever
+    target[2000:2500] = torch.arange(500) // 4 % 60
+    target[4000:4200] = IGNORED
+    (count, mean, scatter), expected = accumulate(input.to(dtype), target[None], MATRIX_REGIONS)
+    assert torch.equal(count, expected.count.long())
+    assert error(mean, expected.mean) < 3e-7 and error(scatter, expected.scatter) < 1e-6
+
+
+def test_bfloat16_squares_cancel_without_a_trace():
+    """Regions of one value have no scatter at all; of two neighbouring values it keeps its digits, whatever their size."""
+    pixels = 4096
+    target = one_block(pixels, 16)[1]
+    value = torch.tensor([0.1, 1.0, 3.14, 100.0, 1e-3, 0.7]).to(torch.bfloat16)
+    same = value[target][:, None].expand(1, 16, pixels)
+    (_, mean, scatter), expected = accumulate(same.contiguous(), target, 6)
+    assert scatter.abs().max() < 1e-20 and error(mean, expected.mean) < 1e-15
+    step = torch.rand(1, 16, pixels, generator=torch.Generator().manual_seed(2)) < 0.3
+    nudged = torch.where(step, (same.float() * (1 + 2**-7)).to(torch.bfloat16), same)  # a last digit or two
+    (_, mean, scatter), expected = accumulate(nudged, target, 6)
+    present = expected.scatter[0] > 0
+    relative = (scatter - expected.scatter)[0, present] / expected.scatter[0, present]
+    assert int(present.sum()) == 5 and relative.abs().max() < 1e-10 and error(mean, expected.mean) < 1e-12
+
+
+@pytest.mark.parametrize("small", [0.3, 0.06, 0.017, 1e-3])
+@pytest.mark.parametrize("every", [2, 40, 3000])
+def test_bfloat16_squares_beside_much_larger_ones(small, every):
+    """Near 1 but for some near a smaller value, whose squares a tensor core cuts off: confident softmax."""
+    input = torch.full((1, 9, 4096), 0.9961)
+    some = torch.rand(input[:, :, ::every].shape, generator=torch.Generator().manual_seed(0))
+    input[:, :, ::every] = small * (1 + 0.1 * some)
+    (_, mean, scatter), expected = accumulate(input.bfloat16(), torch.zeros(1, 4096, dtype=torch.uint8), 6)
+    lone = 2.0**-18 if every == 3000 else 1e-6  # of 16 squares a float holds the sum: 2^-20 of each may be cut off
+    assert error(mean, expected.mean) < 3e-7 and error(scatter, expected.scatter) < lone
+
+
+@pytest.mark.parametrize("value", [3e19, -torch.finfo(torch.bfloat16).max])
+def test_bfloat16_values_without_a_finite_square_count_as_not_finite(value):
+    input, target = one_block(1100, 20)
+    clean, _ = accumulate(input.bfloat16(), target, 6)
+    input[0, 17, 700] = value
+    (count, mean, scatter), _ = accumulate(input.bfloat16(), target, 6)
+    region = int(target[0, 700])
+    assert mean[0, region, 17].isnan() and scatter[0, region].isnan() and torch.equal(count, clean[0])
+    mean[0, region, 17], scatter[0, region] = clean[1][0, region, 17], clean[2][0, region]
+    assert torch.equal(mean, clean[1]) and torch.equal(scatter, clean[2])
 
 
 @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e12])
@@ -109,12 +174,13 @@ def test_parts_hold_any_difference(scale):
     assert error(apart, wanted) < 1e-6 and error(scatter, expected.scatter) < 1e-6
 
 
+@EVERY_TYPE
 @pytest.mark.parametrize("run", [31, 64, 97, 2000])
-def test_chunks_of_one_region_join_the_others(run):
+def test_chunks_of_one_region_join_the_others(dtype, run):
     """Runs of every alignment, so that 32 pixels are of one region or not, by turns; one of them ignored."""
     input, target = one_block(5000, 10)
     target = (torch.arange(5000) // run % 4)[None]
-    (count, mean, scatter), expected = accumulate(0.999 + 1e-3 * input, target, 6)
+    (count, mean, scatter), expected = accumulate((0.999 + 1e-3 * input).to(dtype), target, 6)
     assert torch.equal(count, expected.count.long())
     assert error(mean, expected.mean) < 3e-7 and error(scatter, expected.scatter) < 1e-6
 

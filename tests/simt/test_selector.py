@@ -16,7 +16,7 @@ IMAGES = 2
 SIZES = {dtype: dtype.itemsize for dtype in DTYPES}
 WORDS = {"otherwise": "True"}
 WAVE = 396  # kWaveBlocks: 3 blocks for each of 132 multiprocessors
-WAVE_WARPS = 16 * 132  # kWaveWarps, of accumulate_matrix
+WAVE_WARPS = 16 * 132  # kWaveWarps, of accumulate_matrix and accumulate_bfloat16
 
 
 @pytest.fixture(params=[True, False], ids=["tensor cores", "without"])
@@ -33,7 +33,7 @@ def pilots(N: int, M: int) -> int:
 
 def wave(kernel: str, M: int) -> int:
     """Blocks that the multiprocessors hold at a time."""
-    return WAVE_WARPS // min(-(-M // 16), 4) if kernel == "accumulate_matrix" else WAVE
+    return WAVE_WARPS // min(-(-M // 16), 4) if kernel in ("accumulate_matrix", "accumulate_bfloat16") else WAVE
 
 
 def marked_table(marker: str) -> list[list[str]]:
@@ -119,32 +119,36 @@ def test_accumulate_runs_the_kernel_that_the_page_names(dtype, tensor_cores):
             memory.interleaved,
             labels,
         )
-        facts = {"softmax": False, "interleaved": memory.interleaved, "float": dtype == torch.float32}
+        facts = {"softmax": False, "interleaved": memory.interleaved}
+        facts |= {"float": dtype == torch.float32, "bfloat16": dtype == torch.bfloat16}
         facts |= {"tensor_cores": tensor_cores, "pilots": pilots(N, memory.M)}
         kernel, neighbours = chosen("accumulate", N=N, M=memory.M, **facts)
         fits = memory.allows(neighbours, wide) and (kernel != "accumulate_small" or labels % 16 == 0)
         together = 2 if neighbours == "two channels" and memory.interleaved else wide
         assert (plan["kernel"], plan["V"]) == (kernel, together if fits else 1), vars(memory)
         seen.add((kernel, memory.interleaved, fits))
-    kernels = 3 if tensor_cores and dtype == torch.float32 else 2
+    kernels = 3 if tensor_cores and dtype in (torch.float32, torch.bfloat16) else 2
     assert len(seen) == kernels * 4  # both layouts, with and without wide loads
 
 
 @pytest.mark.parametrize(
-    ("regions", "channels", "kernel"),
+    ("dtype", "regions", "channels", "kernel"),
     [
-        (MATRIX_REGIONS, 48, "matrix"),
-        (MATRIX_REGIONS + 1, 48, "table"),
-        (PILOT_CELLS // 72 - 1, 64, "matrix"),
-        (PILOT_CELLS // 72, 64, "table"),
-        (6, 480, "matrix"),
-        (6, 481, "table"),
+        (torch.float32, MATRIX_REGIONS, 48, "matrix"),
+        (torch.float32, MATRIX_REGIONS + 1, 48, "table"),
+        (torch.float32, PILOT_CELLS // 72 - 1, 64, "matrix"),
+        (torch.float32, PILOT_CELLS // 72, 64, "table"),
+        (torch.float32, 6, 480, "matrix"),
+        (torch.float32, 6, 481, "table"),
+        (torch.bfloat16, MATRIX_REGIONS, 480, "bfloat16"),
+        (torch.bfloat16, MATRIX_REGIONS + 1, 48, "table"),
+        (torch.bfloat16, 6, 481, "table"),
     ],
 )
-def test_what_tensor_cores_have_no_room_for_goes_to_the_table(regions, channels, kernel):
-    memory = Memory(4, channels, 1 << 16, False, 0, 0)
-    sizes = [1, regions, channels, memory.P]
-    plan = emulated.kernels().select_accumulate(sizes, 2, memory.address, memory.strides, False, 4096)
+def test_what_tensor_cores_have_no_room_for_goes_to_the_table(dtype, regions, channels, kernel):
+    memory = Memory(SIZES[dtype], channels, 1 << 16, False, 0, 0)
+    sizes, scalar = [1, regions, channels, memory.P], emulated.SCALARS[dtype]
+    plan = emulated.kernels().select_accumulate(sizes, scalar, memory.address, memory.strides, False, 4096)
     assert plan["kernel"] == f"accumulate_{kernel}"
 
 

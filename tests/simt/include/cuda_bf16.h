@@ -1,6 +1,8 @@
-// Stands in for CUDA's header of this name: bfloat16 as storage and conversions.
+// Stands in for CUDA's header of this name: bfloat16 as storage, conversions, and products of pairs.
 // No operators: PyTorch compiles extensions with them switched off (__CUDA_NO_HALF_OPERATORS__ and its kin).
 #pragma once
+
+#include <cmath>
 
 #include "simt/rounding.h"
 #include "simt/types.h"
@@ -50,6 +52,19 @@ SIMT_INLINE __nv_bfloat162 __halves2bfloat162(__nv_bfloat16 low, __nv_bfloat16 h
 SIMT_INLINE float2 __bfloat1622float2(__nv_bfloat162 a) { return make_float2(__low2float(a), __high2float(a)); }
 SIMT_INLINE __nv_bfloat162 __floats2bfloat162_rn(float low, float high) {
   return {__float2bfloat16(low), __float2bfloat16(high)};
+}
+SIMT_INLINE __nv_bfloat16 simt_fma(__nv_bfloat16 a, __nv_bfloat16 b, double c) {
+  return __double2bfloat16(std::fma(static_cast<double>(__bfloat162float(a)), __bfloat162float(b), c));
+}
+SIMT_INLINE __nv_bfloat162 __hmul2_rn(__nv_bfloat162 a, __nv_bfloat162 b) {
+  return {simt_fma(a.x, b.x, -0.0), simt_fma(a.y, b.y, -0.0)};
+}
+SIMT_INLINE __nv_bfloat162 __hfma2(__nv_bfloat162 a, __nv_bfloat162 b, __nv_bfloat162 c) {
+  return {simt_fma(a.x, b.x, __low2float(c)), simt_fma(a.y, b.y, __high2float(c))};
+}
+SIMT_INLINE __nv_bfloat162 __hneg2(__nv_bfloat162 a) {
+  return {__ushort_as_bfloat16(static_cast<unsigned short>(__bfloat16_as_ushort(a.x) ^ 0x8000)),
+          __ushort_as_bfloat16(static_cast<unsigned short>(__bfloat16_as_ushort(a.y) ^ 0x8000))};
 }
 SIMT_INLINE __nv_bfloat162 __float22bfloat162_rn(float2 a) { return __floats2bfloat162_rn(a.x, a.y); }
 SIMT_INLINE __nv_bfloat162 __float2bfloat162_rn(float a) { return __floats2bfloat162_rn(a, a); }

@@ -1,0 +1,64 @@
+// What a lane holds of a chunk of 32 pixels and 16 channels, before tensor cores multiply it: lane (g, t) = (lane / 4,
+// lane % 4) has channels 2g and 2g + 1 of 8 pixels.
+#pragma once
+
+#include "device.cuh"
+
+namespace cas_ext {
+
+// A lane's pixels of a chunk: 8, in runs of 16 bytes of a channel.
+template <class scalar_t>
+constexpr unsigned kLaneRun = 16 / sizeof(scalar_t);
+template <class scalar_t>
+__device__ __forceinline__ constexpr unsigned lane_pixel(unsigned t, unsigned j) {
+  constexpr unsigned kRun = kLaneRun<scalar_t>;
+  return j / kRun * 4 * kRun + t * kRun + j % kRun;
+}
+
+// The values of a lane as they are in memory. V neighbours in an access: pixels (planar) or channels.
+template <class scalar_t, int V, bool kInterleaved>
+struct ChunkValues {
+  using Word = typename WordOf<sizeof(scalar_t) * V>::type;
+  static constexpr unsigned kWords = 16 / V;
+  Word word[kWords];
+
+  // `from`: the lane's first pixel and channel. `stride`: to the next channel (planar) or pixel. `pixels`, `channels`:
+  // how many there are from those on.
+  __device__ __forceinline__ void load(const scalar_t* from, int64_t stride, unsigned pixels, unsigned channels) {
+#pragma unroll
+    for (unsigned k = 0; k < kWords; ++k) {
+      const unsigned first = k * V, h = kInterleaved ? first % 2 : first / 8, j = kInterleaved ? first / 2 : first % 8;
+      const unsigned x = lane_pixel<scalar_t>(0, j);
+      word[k] = Word{};
+      if (x < pixels && h < channels) {
+        word[k] = __ldg(reinterpret_cast<const Word*>(from + (kInterleaved ? x * stride + h : h * stride + x)));
+      }
+    }
+  }
+
+  // Of pixel j and channel 2g + h.
+  __device__ __forceinline__ scalar_t at(unsigned j, unsigned h) const {
+    const unsigned i = kInterleaved ? 2 * j + h : 8 * h + j;
+    scalar_t value[V];
+    memcpy(value, &word[i / V], sizeof(value));
+    return value[i % V];
+  }
+
+  // 16-bit types: of pixels 2k and 2k + 1 and channel 2g + h, as they are multiplied.
+  __device__ __forceinline__ uint32_t pair(unsigned k, unsigned h) const {
+    static_assert(sizeof(scalar_t) == 2);
+    if constexpr (!kInterleaved && V == 8) {
+      uint32_t pairs[4];
+      memcpy(pairs, &word[h], sizeof(pairs));
+      return pairs[k];
+    } else if constexpr (kInterleaved && V == 2) {
+      const uint32_t first = word[2 * k], second = word[2 * k + 1];
+      return h == 0 ? (first & 0xffffu) | second << 16 : first >> 16 | (second & 0xffff0000u);
+    } else {
+      const unsigned i = kInterleaved ? 4 * k + h : 8 * h + 2 * k;
+      return word[i] | uint32_t{word[i + (kInterleaved ? 2 : 1)]} << 16;
+    }
+  }
+};
+
+}  // namespace cas_ext
