@@ -42,6 +42,18 @@ def check(input, target, **options):
     assert_gradient_close(gradient, wanted, input, target)
 
 
+def check_beside_uniformer(input, target):
+    """The discriminator alone, to 1e-6 of itself plus the uniformer."""
+    input.requires_grad_()
+    terms = cas_ext.cas_loss(input, target, alpha=0.0, return_terms=True)
+    leaf, expected = expected_terms(input, target, alpha=0.0)
+    assert_losses_close(terms, expected, input, alpha=0.0)
+    (gradient,) = torch.autograd.grad(terms[0], input)
+    (wanted,) = torch.autograd.grad(expected[0], leaf, retain_graph=True)
+    (of_uniformer,) = torch.autograd.grad(expected[1], leaf)
+    assert_gradient_close(gradient, wanted, input, target, scale=wanted.abs() + of_uniformer.abs())
+
+
 def test_the_tolerance_tells_the_textbook_variance_from_the_centred_one():
     # Guards this file: were the ill-conditioned image easy, the tests below would prove nothing.
     s = (0.999 + 1e-3 * normal((512 * 512,))).float()
@@ -102,15 +114,23 @@ def test_outliers_cost_the_discriminator_no_more_than_the_spread(device, channel
     target = (torch.arange(4096) * 6 // 4096)[None]
     for region in range(0, 6, every):
         input[:, :, (target[0] == region).nonzero()[where, 0]] = outlier
-    input = input.float().to(device.torch_device).requires_grad_()
-    target = target.to(device.torch_device)
-    terms = cas_ext.cas_loss(input, target, alpha=0.0, return_terms=True)
-    leaf, expected = expected_terms(input, target, alpha=0.0)
-    assert_losses_close(terms, expected, input, alpha=0.0)
-    (gradient,) = torch.autograd.grad(terms[0], input)
-    (wanted,) = torch.autograd.grad(expected[0], leaf, retain_graph=True)
-    (of_uniformer,) = torch.autograd.grad(expected[1], leaf)
-    assert_gradient_close(gradient, wanted, input, target, scale=wanted.abs() + of_uniformer.abs())
+    check_beside_uniformer(input.float().to(device.torch_device), target.to(device.torch_device))
+
+
+@on_every_device
+@pytest.mark.parametrize("regions", [2, 4])
+@pytest.mark.parametrize("channels", [2, 12])
+def test_means_that_nearly_coincide(device, channels, regions):
+    # The same values in every region, but for 1e-6. The CPU sums them without rounding; on CUDA a difference of means is
+    # only as good as the spread that they average.
+    rows = side(device) // 4
+    values = torch.rand((1, channels, rows, 64), generator=torch.Generator().manual_seed(6), dtype=torch.float64)
+    target = (torch.arange(regions * rows) // rows)[None, :, None].expand(1, -1, 64).contiguous()
+    input = (values.repeat(1, 1, regions, 1) + 1e-6 * target[:, None]).float().to(device.torch_device)
+    if device.name == "cpu":
+        check(input, target, alpha=0.0)
+    else:
+        check_beside_uniformer(input, target.to(device.torch_device))
 
 
 @on_every_device

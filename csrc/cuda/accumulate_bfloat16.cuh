@@ -8,9 +8,10 @@
 // Lane:   (g, t): channels 2g and 2g + 1 of 8 pixels of a chunk, V neighbours at once. The next two chunks' values are
 //         under way meanwhile.
 // Bytes:  reads P (M e + l) per image once; per interval and region in it, reads and writes a row of the table (in L2).
-// Why:    8 bits need no pilots. Of values that are close enough for anything to cancel, a float holds the sum of 1,024
-//         without rounding, and likewise of their squares, whose 16 bits are two bfloat16 numbers. So values go from
-//         global memory to products as they are, and a mask costs what the blocks of 16 regions cost that chunks meet.
+// Why:    8 bits need no pilots (docs/maths.md): of 1,024 values that are close enough for anything to cancel, a float
+//         holds the sum, and sums of their squares, whose 16 bits are two bfloat16 numbers, keep what rounding loses.
+//         So values go from global memory to products as they are, and a mask costs what the blocks of 16 regions cost
+//         that chunks meet.
 #pragma once
 
 #include "arrival.cuh"
@@ -20,7 +21,10 @@
 namespace cas_ext {
 
 // Blocks of kMatrixWarps warps that a multiprocessor must be able to hold, as many as registers allow without spilling.
-constexpr int bfloat16_blocks(int V, int products) { return V == 8 || (V > 1 && products <= 2) ? 3 : 2; }
+constexpr int bfloat16_blocks(int V, int products) {
+  if (products <= 2) return V > 1 ? 3 : 2;
+  return V == 8 && !kProductsTakeMore ? 3 : 2;
+}
 
 // Squares of a pair of values: rounded, and what is left, which is a bfloat16 number too.
 __device__ __forceinline__ void square_pair(uint32_t pair, uint32_t& rounded, uint32_t& rest) {

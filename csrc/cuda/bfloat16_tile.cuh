@@ -7,11 +7,10 @@
 
 namespace cas_ext {
 
-constexpr unsigned kPlainChunk = 32;  // pixels that a warp takes at a time: 8 for each lane
-constexpr unsigned kPlainStep = 64;   // pixels between two places where an interval may end: regions fit any
-constexpr unsigned kPlainInterval =
-    1024;                               // pixels between two additions to the table, at most: sums in float stay short
-constexpr unsigned kPlainRegions = 64;  // that an interval may meet
+constexpr unsigned kPlainChunk = 32;       // pixels that a warp takes at a time: 8 for each lane
+constexpr unsigned kPlainStep = 64;        // pixels between two places where an interval may end
+constexpr unsigned kPlainInterval = 1024;  // pixels between two additions to the table, at most
+constexpr unsigned kPlainRegions = 64;     // that an interval may meet: those of any step
 static_assert(kPlainStep <= kPlainRegions && kPlainRegions % kProductRegions == 0);
 
 // What a region's place says while no interval has it: whether the block has met it before.

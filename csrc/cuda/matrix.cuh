@@ -11,6 +11,13 @@
 namespace cas_ext {
 
 constexpr unsigned kProductRegions = 16;
+
+// From sm_100 on, the compiler keeps some forty registers more around products.
+#if defined(__CUDACC__) && __CUDA_ARCH__ >= 1000
+constexpr bool kProductsTakeMore = true;
+#else
+constexpr bool kProductsTakeMore = false;
+#endif
 constexpr int kParts = 3;  // of a float: 24 bits, as bfloat16 numbers, which have its exponents
 
 using OneHot = uint32_t[4];     // regions g and g + 8 of the first pair of pixels, then of the second
