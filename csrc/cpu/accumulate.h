@@ -38,19 +38,19 @@ class Chunk {
     const int64_t mean_run = tile.size / tile.runs;
     const bool mask_two = maskable && t_.N == 2 && mean_run < (packed_ ? kLongRowOfTwo : kLongRunOfTwo);
     const bool by_planes = !strides_.interleaved && tile.size >= kGroupPixels<scalar_t>;
-    if (by_planes && !mask_two && mean_run >= kShortestRun) return add_planes(tile, s, next, mean_run < kShortRun);
-    if (strides_.interleaved && M_ < kPad && !mask_two && mean_run >= kShortRowOfFew) return add_runs(tile, s);
-    if (strides_.interleaved && M_ >= kPad && mean_run >= kShortestRun) return blocks_.add_runs(tile, s);
+    const int64_t shortest = strides_.interleaved && M_ < kPad ? kShortRowOfFew : kShortestRun;
+    if ((by_planes || strides_.interleaved) && !mask_two && mean_run >= shortest) {
+      list_runs(tile);
+      if (by_planes) return add_planes(tile, s, next, mean_run < kShortRun);
+      return M_ < kPad ? add_runs(tile, s) : blocks_.add_runs(tile, s);
+    }
     if (maskable) {
       if (t_.N > kFew) fill_labels(tile);
       const FewRegions few = few_regions(tile, t_.N);
       if (few.size <= kFew) {
         members_.find(tile, few);
-        const int64_t limit = packed_ ? L * kAdditions : kMaskedPixels;
         constexpr int kAll[kFew] = {0, 1, 2, 3};
-        for (int64_t x = 0; x < tile.size; x += limit)
-          add_masked(tile, s, few, kAll, few.size, x, std::min(x + limit, tile.size));
-        return;
+        return add_masked(tile, s, few, kAll, few.size, 0, tile.size);
       }
     }
     fill_labels(tile);

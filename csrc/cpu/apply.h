@@ -49,9 +49,10 @@ class Gradient {
 
   // `s`, `g`: the first pixel of the tile.
   void write(Tile& tile, const scalar_t* s, scalar_t* g) const {
-    if (tile.runs * kShortestRun <= tile.size) {
+    if (tile.runs * kShortestRun <= tile.size && (packed_ || !from_.interleaved)) {
+      list_runs(tile);
       if (!from_.interleaved) return plane_runs(tile, s, g);
-      if (packed_) return visit_few(M_, [&](auto M) { packed_runs<M.value>(tile, s, g); });
+      return visit_few(M_, [&](auto M) { packed_runs<M.value>(tile, s, g); });
     }
     fill_labels(tile);
     if (!from_.interleaved || packed_) {

@@ -62,6 +62,11 @@ class MemberBits {
         uint64_t rest = 0;
         for (int64_t k = x; k < tile.size; ++k) rest |= static_cast<uint64_t>(label[k] == same[0]) << (k - x);
         bits_[r][x / kWord] = rest;
+        int32_t pixels = 0;
+        for (int64_t word = 0; word <= x / kWord; ++word) {
+          before_[r][word] = pixels;
+          pixels += __builtin_popcountll(bits_[r][word]);
+        }
       }
     };
     if (tile.filled) return of_labels(tile.label);
@@ -77,12 +82,11 @@ class MemberBits {
 
   // How many of the pixels [begin, end) are.
   int64_t count(int r, int64_t begin, int64_t end) const {
-    int64_t pixels = 0;
-    for (int64_t x = begin; x < end; x += kWord) {
-      const uint64_t kept = end - x < kWord ? (uint64_t(1) << (end - x)) - 1 : ~uint64_t(0);
-      pixels += __builtin_popcountll(word(r, x) & kept);
-    }
-    return pixels;
+    const auto before = [&](int64_t x) {
+      const uint64_t below = (uint64_t(1) << x % kWord) - 1;
+      return before_[r][x / kWord] + __builtin_popcountll(bits_[r][x / kWord] & below);
+    };
+    return before(end) - before(begin);
   }
 
   // The first of them from `begin` on; there is one.
@@ -94,6 +98,7 @@ class MemberBits {
 
  private:
   uint64_t bits_[kFew][kTile / kWord + 2];
+  int32_t before_[kFew][kTile / kWord + 2];  // pixels of the region before each word
 };
 
 }  // namespace CAS_ISA

@@ -20,9 +20,10 @@ constexpr int64_t kLine = 64;  // bytes
 // Labels of a stretch of pixels, and its runs of equal labels.
 struct Tile {
   int64_t size;
-  int64_t invalid;  // offset of the first label out of range, or kNoPixel
-  int64_t runs;     // how many there are; above kMaxRuns or size / kShortestRun they are not listed
-  int32_t run_region[kMaxRuns];
+  int64_t invalid;                 // offset of the first label out of range, or kNoPixel
+  int64_t runs;                    // how many there are
+  uint64_t begins[kTile / kWord];  // where they begin, a bit for each pixel
+  int32_t run_region[kMaxRuns];    // once list_runs has run
   int32_t run_begin[kMaxRuns + 1];
   int32_t label[kTile];  // once fill_labels has run
   bool filled;
@@ -132,20 +133,6 @@ inline bool convert(const label_t* stored, int64_t size, int64_t regions, int64_
   return lowest == kInvalid;
 }
 
-// Lists the runs that begin where the bits say so.
-template <class RegionOf>
-inline void list_runs(Tile& tile, const uint64_t* begins, RegionOf region_at) {
-  int32_t runs = 0;
-  for (int64_t x = 0; x < tile.size; x += kWord) {
-    for (uint64_t bits = begins[x / kWord]; bits != 0; bits &= bits - 1) {
-      const int64_t begin = x + __builtin_ctzll(bits);
-      tile.run_begin[runs] = static_cast<int32_t>(begin);
-      tile.run_region[runs++] = region_at(begin);
-    }
-  }
-  tile.run_begin[runs] = static_cast<int32_t>(tile.size);
-}
-
 }  // namespace labels
 
 // Reads the labels of pixels [begin, begin + size) of image b.
@@ -161,7 +148,6 @@ inline void read_tile(const LabelArray& stored, const Shape& shape, int64_t b, i
       __builtin_prefetch(next, 0, 2);  // the next tile, for the L2 cache
     }
     tile.filled = !labels::all_plain(label, size, shape.regions, stored.ignore_index);
-    uint64_t begins[kTile / kWord];
     if (tile.filled) {
       const bool invalid = labels::convert(label, size, shape.regions, stored.ignore_index, tile.label);
       for (int64_t x = size - 1; invalid && x >= 0; --x) {
@@ -169,13 +155,10 @@ inline void read_tile(const LabelArray& stored, const Shape& shape, int64_t b, i
         tile.label[x] = kIgnored;
         tile.invalid = x;
       }
-      tile.runs = labels::find_runs(tile.label, size, begins);
+      tile.runs = labels::find_runs(tile.label, size, tile.begins);
     } else {
-      tile.runs = labels::find_runs(label, size, begins);
+      tile.runs = labels::find_runs(label, size, tile.begins);
     }
-    if (tile.runs * kShortestRun > size) return;
-    const auto region_at = [&](int64_t x) { return tile.filled ? tile.label[x] : static_cast<int32_t>(label[x]); };
-    labels::list_runs(tile, begins, region_at);
   });
 }
 
@@ -187,7 +170,24 @@ inline void fill_labels(Tile& tile) {
   });
 }
 
-// Calls body(region, first, length) for every run of equal labels, ignored ones included.
+// Lists the runs, of kShortestRun pixels on average or more.
+inline void list_runs(Tile& tile) {
+  const auto list = [&](const auto* label) {
+    int32_t runs = 0;
+    for (int64_t x = 0; x < tile.size; x += kWord) {
+      for (uint64_t bits = tile.begins[x / kWord]; bits != 0; bits &= bits - 1) {
+        const int64_t begin = x + __builtin_ctzll(bits);
+        tile.run_begin[runs] = static_cast<int32_t>(begin);
+        tile.run_region[runs++] = static_cast<int32_t>(label[begin]);
+      }
+    }
+    tile.run_begin[runs] = static_cast<int32_t>(tile.size);
+  };
+  if (tile.filled) return list(tile.label);
+  visit_labels(*tile.stored, [&](const auto* all) { list(all + tile.first); });
+}
+
+// Calls body(region, first, length) for every run of equal labels, ignored ones included, once they are listed.
 template <class Body>
 inline void for_each_run(const Tile& tile, Body body) {
   for (int64_t r = 0; r < tile.runs; ++r) {

@@ -97,8 +97,6 @@ CAS_HD void sum_planes(const scalar_t* s, int64_t stride, int64_t begin, int64_t
   if constexpr (!kValues && std::is_same_v<acc_t, float>) add_centers<K>(center, pixels, sum);
 }
 
-constexpr int64_t kMaskedPixels = 1024;  // that are summed under masks before a merge
-
 // K planes of the pixels [begin, end) of a tile for R <= 2 of its regions, which[r]: each lane keeps or drops a
 // value. begin: a multiple of kLanes. pixels[r]: those of a region, center[r]: its pilot. Writes sums (R, K), adds
 // squares to eight doubles. `first`: the planes have not been read yet.
