@@ -8,7 +8,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .cost import Function
+    from .ways import Function
 
 LANES = 32
 CHUNK, INTERVAL, BLOCK = 32, 1024, 4096  # pixels: kChunkPixels, kIntervalPixels, and of a block, about

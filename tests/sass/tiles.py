@@ -1,4 +1,4 @@
-"""What tiles of accumulate_table hold: the segments of masks, which tests/sass/cost.py puts a price on."""
+"""What tiles of accumulate_table hold: the segments of masks, which tests/sass/ways.py puts a price on."""
 
 from __future__ import annotations
 
