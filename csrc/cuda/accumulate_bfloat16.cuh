@@ -48,23 +48,14 @@ __device__ __forceinline__ void add_exactly(float& sum, float& lost, float value
   sum = next;
 }
 
-// Where a warp stands.
-struct PlainPlace {
-  unsigned warp, lane, g, t;
-  unsigned channel, channels;  // the warp's first of this pass, and how many there are from there on
-
-  __device__ __forceinline__ PlainPlace(unsigned thread, unsigned first_channel, unsigned M)
-      : warp(thread / kWarpSize),
-        lane(thread % kWarpSize),
-        g(lane / 4),
-        t(lane % 4),
-        channel(first_channel + warp * static_cast<unsigned>(kWarpChannels)),
-        channels(channel < M ? M - channel : 0) {}
-};
+// `pass`: the first channel of this pass.
+__device__ __forceinline__ WarpPlace place_of(const AccumulateParams& p, unsigned thread, unsigned pass) {
+  return {thread, pass + thread / kWarpSize * static_cast<unsigned>(kWarpChannels), p.shape.channels};
+}
 
 // Takes out such values: 0 times one is a NaN in the sums of all regions. Notes whose sums they spoil.
 __device__ __forceinline__ void keep_spoiled_apart(PlainShared& shared, unsigned chunk_begin, uint32_t (&pair)[4][2]) {
-  const PlainPlace own(thread_again(), 0, 0);
+  const WarpPlace own(thread_again(), 0, 0);
   if (own.lane == 0) shared.any_spoiled[own.warp] = true;
 #pragma unroll 1
   for (unsigned t = 0; t < 4; ++t) {  // one after the other: they may share a region
@@ -89,7 +80,7 @@ __device__ __forceinline__ void add_interval(const AccumulateParams& p, PlainSha
                                              const RegionSums (&sums)[kProducts][2],
                                              const RegionSums (&squares)[kProducts][2],
                                              const RegionSums (&lost)[kProducts][2]) {
-  const PlainPlace own(thread_again(), pass, static_cast<unsigned>(p.shape.channels));
+  const WarpPlace own = place_of(p, thread_again(), pass);
   const bool any_spoiled = shared.any_spoiled[own.warp];
   constexpr double kScale = 1 / kOneHot;
 #pragma unroll
@@ -152,7 +143,7 @@ __device__ __forceinline__ void end_interval(const AccumulateParams& p, PlainSha
 // Makes moments of the block's sums.
 __device__ __forceinline__ void write_moments(const AccumulateParams& p, const PlainShared& shared) {
   const unsigned N = static_cast<unsigned>(p.shape.regions), M = static_cast<unsigned>(p.shape.channels);
-  const PlainPlace own(thread_again(), 0, M);
+  const WarpPlace own = place_of(p, thread_again(), 0);
   for (unsigned region = own.warp; region < N; region += blockDim.x / kWarpSize) {
     const int64_t cell = block_again() * p.shape.regions + region;
     const bool met = shared.place[region] == kMetBefore;
@@ -210,7 +201,7 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, bfloat16_blocks(V, kP
     left = left > kPlainChunk ? left - kPlainChunk : 0;
   };
   const auto begin_pass = [&](unsigned channel) {
-    const PlainPlace own(thread_again(), channel, M);
+    const WarpPlace own = place_of(p, thread_again(), channel);
     const unsigned image = block_again() / static_cast<unsigned>(p.splits), done = shared.done, size = shared.size;
     const unsigned place = lane_pixel<__nv_bfloat16>(own.t, 0), m = 2 * own.g;
     const int64_t pixel = shared.first_label - image * p.shape.pixels + done + place;
@@ -227,7 +218,7 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, bfloat16_blocks(V, kP
     begin_interval(shared, p.target, regions);
     for (unsigned channel = 0; channel < M; channel += pass) {
       if (pass < M) begin_pass(channel);
-      if (PlainPlace(thread_again(), channel, M).channels == 0) continue;
+      if (place_of(p, thread_again(), channel).channels == 0) continue;
       RegionSums sums[kProducts][2] = {}, squares[kProducts][2] = {}, lost[kProducts][2] = {};
       for (unsigned step = 0; step < shared.length; step += kPlainStep) {
 #pragma unroll

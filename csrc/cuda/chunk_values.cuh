@@ -6,6 +6,19 @@
 
 namespace cas_ext {
 
+// Where a lane stands. channel: its warp's first one, of `all`; channels: how many there are from there on.
+struct WarpPlace {
+  unsigned lane, g, t, warp, channel, channels;
+
+  __device__ __forceinline__ WarpPlace(unsigned thread, unsigned first_channel, int64_t all)
+      : lane(thread % kWarpSize),
+        g(lane / 4),
+        t(lane % 4),
+        warp(thread / kWarpSize),
+        channel(first_channel),
+        channels(channel < all ? static_cast<unsigned>(all) - channel : 0) {}
+};
+
 // A lane's pixels of a chunk: 8, in runs of 16 bytes of a channel.
 template <class scalar_t>
 constexpr unsigned kLaneRun = 16 / sizeof(scalar_t);

@@ -96,28 +96,25 @@ void launch_small(const AccumulateParams& p, dim3 grid, Launch& launch) {
   }
 }
 
-template <bool kTogether, bool kInterleaved, class Launch>
-void launch_matrix(const AccumulateParams& p, dim3 grid, Launch& launch) {
-  constexpr int V = !kTogether ? 1 : kInterleaved ? 2 : 16 / sizeof(float);
-  const dim3 block(static_cast<unsigned>(matrix_warps(p.shape) * kWarpSize));
-  const size_t shared = matrix_shared_bytes(p.shape);
-  constexpr int kFew = 2, kMost = kMatrixRegions / kProductRegions;
-  if (p.shape.regions <= kFew * kProductRegions) {
-    launch(accumulate_matrix_kernel<V, kInterleaved, kFew>, grid, block, shared, p);
-  } else {
-    launch(accumulate_matrix_kernel<V, kInterleaved, kMost>, grid, block, shared, p);
-  }
-}
+// Kernels by tensor cores have registers for the sums of kFewProducts blocks of regions, or of all that there may be.
+constexpr int kFewProducts = 2;
 
 template <bool kTogether, bool kInterleaved, class Launch>
-void launch_bfloat16(const AccumulateParams& p, dim3 grid, Launch& launch) {
-  constexpr int V = !kTogether ? 1 : kInterleaved ? 2 : 8;
+void launch_products(const AccumulateParams& p, dim3 grid, Launch& launch) {
   const dim3 block(static_cast<unsigned>(matrix_warps(p.shape) * kWarpSize));
-  constexpr int kFew = 2, kMost = kPlainRegions / kProductRegions;
-  if (p.shape.regions <= kFew * kProductRegions) {
-    launch(accumulate_bfloat16_kernel<V, kInterleaved, kFew>, grid, block, sizeof(PlainShared), p);
+  const bool few = p.shape.regions <= kFewProducts * static_cast<int64_t>(kProductRegions);
+  if (p.scalar == Scalar::kFloat) {
+    constexpr int V = !kTogether ? 1 : kInterleaved ? 2 : 16 / sizeof(float);
+    constexpr int kProducts = kMatrixRegions / kProductRegions;
+    launch(few ? accumulate_matrix_kernel<V, kInterleaved, kFewProducts>
+               : accumulate_matrix_kernel<V, kInterleaved, kProducts>,
+           grid, block, matrix_shared_bytes(p.shape), p);
   } else {
-    launch(accumulate_bfloat16_kernel<V, kInterleaved, kMost>, grid, block, sizeof(PlainShared), p);
+    constexpr int V = !kTogether ? 1 : kInterleaved ? 2 : 16 / sizeof(__nv_bfloat16);
+    constexpr int kProducts = kPlainRegions / kProductRegions;
+    launch(few ? accumulate_bfloat16_kernel<V, kInterleaved, kFewProducts>
+               : accumulate_bfloat16_kernel<V, kInterleaved, kProducts>,
+           grid, block, sizeof(PlainShared), p);
   }
 }
 
@@ -126,8 +123,7 @@ void launch_blocks(const AccumulateParams& p, const AccumulatePlan& plan, Launch
   const dim3 grid(static_cast<unsigned>(p.shape.images * p.splits));
   if (plan.kernel == AccumulateKernel::kMatrix || plan.kernel == AccumulateKernel::kBFloat16) {
     return visit_flags(plan.V > 1, p.input.interleaved, [&](auto together, auto interleaved) {
-      plan.kernel == AccumulateKernel::kMatrix ? launch_matrix<together.value, interleaved.value>(p, grid, launch)
-                                               : launch_bfloat16<together.value, interleaved.value>(p, grid, launch);
+      launch_products<together.value, interleaved.value>(p, grid, launch);
     });
   }
   visit_scalar(p.scalar, [&](auto scalar) {

@@ -8,23 +8,12 @@ namespace cas_ext {
 
 using LaneValues = float[8][2];  // of pixel j and channel 2g + h
 
-// Where a lane stands.
-struct MatrixPlace {
-  unsigned lane, g, t, warp;
-  unsigned stride;    // of pilots
-  unsigned channel;   // the warp's first, of this pass
-  unsigned channels;  // from there on
+struct MatrixPlace : WarpPlace {
+  unsigned stride;  // of pilots
 
   __device__ __forceinline__ MatrixPlace(const AccumulateParams& p, unsigned thread, unsigned first_channel)
-      : lane(thread % kWarpSize),
-        g(lane / 4),
-        t(lane % 4),
-        warp(thread / kWarpSize),
-        stride(static_cast<unsigned>(pilot_stride(p.shape.channels))),
-        channel(first_channel) {
-    const unsigned M = static_cast<unsigned>(p.shape.channels);
-    channels = channel < M ? M - channel : 0;
-  }
+      : WarpPlace(thread, first_channel, p.shape.channels),
+        stride(static_cast<unsigned>(pilot_stride(p.shape.channels))) {}
 };
 
 // The block's sums about a region's pilots, from the warp's first channel on.
