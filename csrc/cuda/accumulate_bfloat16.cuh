@@ -5,8 +5,8 @@
 //         interval's labels. Warps wait for each other only between intervals.
 // Warp:   all pixels of kWarpChannels channels, in chunks of kPlainChunk; sums of every region of the interval in
 //         registers, by tensor cores (matrix.cuh). Blocks of 16 regions that a chunk does not meet are skipped.
-// Lane:   (g, t): channels 2g and 2g + 1 of 8 pixels of a chunk, V neighbours at once. The next two chunks' values are
-//         under way meanwhile.
+// Lane:   (g, t): channels 2g and 2g + 1 of 8 pixels of a chunk, V neighbours at once. The next two chunks' values
+//         (V = 1: the next one's) are under way meanwhile.
 // Bytes:  reads P (M e + l) per image once; per interval and region in it, reads and writes a row of the table (in L2).
 // Why:    8 bits need no pilots (docs/maths.md): of 1,024 values that are close enough for anything to cancel, a float
 //         holds the sum, and sums of their squares, whose 16 bits are two bfloat16 numbers, keep what rounding loses.
@@ -50,7 +50,8 @@ __device__ __forceinline__ void add_exactly(float& sum, float& lost, float value
 
 // `pass`: the first channel of this pass.
 __device__ __forceinline__ WarpPlace place_of(const AccumulateParams& p, unsigned thread, unsigned pass) {
-  return {thread, pass + thread / kWarpSize * static_cast<unsigned>(kWarpChannels), p.shape.channels};
+  return {thread, pass + thread / kWarpSize * static_cast<unsigned>(kWarpChannels),
+          static_cast<unsigned>(p.shape.channels)};
 }
 
 // Takes out such values: 0 times one is a NaN in the sums of all regions. Notes whose sums they spoil.
@@ -191,7 +192,8 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, bfloat16_blocks(V, kP
   shared.invalid[threadIdx.x] = kNone;
   __syncthreads();
 
-  ChunkValues<__nv_bfloat16, V, kInterleaved> ahead[2];
+  constexpr unsigned kAhead = V > 1 ? 2 : 1;  // single values take a register each
+  ChunkValues<__nv_bfloat16, V, kInterleaved> ahead[kAhead];
   const __nv_bfloat16* from = nullptr;
   unsigned left = 0, lane_channels = 0;  // pixels of the block from `from` on; channels
   const auto load_next = [&](auto& values) {
@@ -229,11 +231,11 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, bfloat16_blocks(V, kP
           for (unsigned k = 0; k < 4; ++k) {
 #pragma unroll
             for (unsigned h = 0; h < 2; ++h) {
-              pair[k][h] = ahead[c].pair(k, h);
+              pair[k][h] = ahead[c % kAhead].pair(k, h);
               spoiled |= spoiled_of(pair[k][h]);
             }
           }
-          load_next(ahead[c]);
+          load_next(ahead[c % kAhead]);
           if (__any_sync(kFullWarp, spoiled != 0)) keep_spoiled_apart(shared, x, pair);
           const unsigned thread = thread_again();
           uint32_t code[4];

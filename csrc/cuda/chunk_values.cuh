@@ -10,13 +10,13 @@ namespace cas_ext {
 struct WarpPlace {
   unsigned lane, g, t, warp, channel, channels;
 
-  __device__ __forceinline__ WarpPlace(unsigned thread, unsigned first_channel, int64_t all)
+  __device__ __forceinline__ WarpPlace(unsigned thread, unsigned first_channel, unsigned all)
       : lane(thread % kWarpSize),
         g(lane / 4),
         t(lane % 4),
         warp(thread / kWarpSize),
         channel(first_channel),
-        channels(channel < all ? static_cast<unsigned>(all) - channel : 0) {}
+        channels(channel < all ? all - channel : 0) {}
 };
 
 // A lane's pixels of a chunk: 8, in runs of 16 bytes of a channel.

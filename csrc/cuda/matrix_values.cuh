@@ -12,7 +12,7 @@ struct MatrixPlace : WarpPlace {
   unsigned stride;  // of pilots
 
   __device__ __forceinline__ MatrixPlace(const AccumulateParams& p, unsigned thread, unsigned first_channel)
-      : WarpPlace(thread, first_channel, p.shape.channels),
+      : WarpPlace(thread, first_channel, static_cast<unsigned>(p.shape.channels)),
         stride(static_cast<unsigned>(pilot_stride(p.shape.channels))) {}
 };
 
