@@ -33,9 +33,11 @@ CAS_HD int32_t region_of(int64_t label, int64_t regions, int64_t ignore_index) {
 
 // The same for labels of 8 or 16 bits, without 64-bit arithmetic.
 CAS_HD int32_t narrow_region_of(int32_t label, int64_t regions, int64_t ignore_index) {
-  const int32_t ignored = static_cast<int32_t>(ignore_index);
-  const uint32_t bound = regions < (1 << 16) ? static_cast<uint32_t>(regions) : 1u << 16;
-  if (label == ignored && ignored == ignore_index) return kIgnored;
+  constexpr int32_t kBeyond = 1 << 16;  // no label of 16 bits
+  const int32_t ignored =
+      -kBeyond < ignore_index && ignore_index < kBeyond ? static_cast<int32_t>(ignore_index) : kBeyond;
+  const uint32_t bound = static_cast<uint32_t>(regions < kBeyond ? regions : kBeyond);
+  if (label == ignored) return kIgnored;
   return static_cast<uint32_t>(label) < bound ? label : kInvalid;
 }
 

@@ -41,13 +41,6 @@ __device__ __forceinline__ uint32_t spoiled_of(uint32_t pair) {
   return ((pair & kExponents) + (0x8000u - kSquareOverflows) * 0x10001u) & 0x80008000u;
 }
 
-// sum += value, of which `lost` keeps what rounding adds (Kahan).
-__device__ __forceinline__ void add_exactly(float& sum, float& lost, float value) {
-  const float due = value - lost, next = sum + due;
-  lost = (next - sum) - due;
-  sum = next;
-}
-
 // `pass`: the first channel of this pass.
 __device__ __forceinline__ WarpPlace place_of(const AccumulateParams& p, unsigned thread, unsigned pass) {
   return {thread, pass + thread / kWarpSize * static_cast<unsigned>(kWarpChannels),

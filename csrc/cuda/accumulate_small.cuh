@@ -133,7 +133,8 @@ __global__ void __launch_bounds__(kSmallThreads, small_blocks<scalar_t>(kRegions
   const scalar_t* image = static_cast<const scalar_t*>(p.input.data) + b * p.input.image_stride;
   begin_arrivals(p, b, split);
 
-  PixelPacks<scalar_t, kInterleaved, V, kChannels> packs(kSoftmax ? minus_infinity<acc_t>() : acc_t(0));
+  PixelPacks<scalar_t, kInterleaved, V, kChannels, kSoftmax> packs;
+  packs.clear();
   PilotSums<acc_t, kChannels> own[kRegions] = {};
   long long invalid = kNoPixel;
   int round = 0, next_rebase = 1;

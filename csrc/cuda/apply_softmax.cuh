@@ -50,7 +50,8 @@ __global__ void __launch_bounds__(kApplyThreads, kApplyBlocks) apply_softmax_sma
   const int64_t x = (tile * kApplyThreads + threadIdx.x) * V;
   if (x >= P) return;
   const auto table = load_table<acc_t, false>(p, b, nullptr);
-  PixelPacks<scalar_t, kInterleaved, V, kChannels> packs(minus_infinity<acc_t>());
+  PixelPacks<scalar_t, kInterleaved, V, kChannels, true> packs;
+  packs.clear();
   packs.load(static_cast<const scalar_t*>(p.input.data) + b * p.input.image_stride + x * p.input.pixel_stride,
              p.input.channel_stride, M);
   int32_t region[V];

@@ -5,6 +5,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -36,6 +37,11 @@ __device__ __forceinline__ scalar_t from_acc(acc_of<scalar_t> s) {
   } else {
     return s;
   }
+}
+
+template <class acc_t>
+__device__ __forceinline__ acc_t minus_infinity() {
+  return -static_cast<acc_t>(INFINITY);
 }
 
 // The block's shared memory; every kernel carves its own arrays from it.
@@ -100,50 +106,59 @@ __device__ __forceinline__ void store_pack(T* to, const Pack<T, V>& pack) {
   }
 }
 
-// The regions (or kIgnored, kInvalid) of V consecutive pixels; `first` indexes the (B, P) labels.
+// The region (or kIgnored, kInvalid) of a label, in the arithmetic of its size.
+template <class label_t>
+__device__ __forceinline__ int32_t stored_region(label_t label, int64_t regions, int64_t ignore_index) {
+  if constexpr (sizeof(label_t) <= 2) {
+    return narrow_region_of(label, regions, ignore_index);
+  } else {
+    return region_of(label, regions, ignore_index);
+  }
+}
+
+// The same of V consecutive pixels; `first` indexes the (B, P) labels.
 template <int V>
 __device__ __forceinline__ void load_regions(const LabelArray& labels, int64_t regions, int64_t first,
                                              int32_t (&region)[V]) {
   visit_labels(labels, [&](const auto* stored) {
     const auto pack = load_pack<V>(stored + first);
 #pragma unroll
-    for (int k = 0; k < V; ++k) {
-      if constexpr (sizeof(*stored) <= 2) {
-        region[k] = narrow_region_of(pack.v[k], regions, labels.ignore_index);
-      } else {
-        region[k] = region_of(pack.v[k], regions, labels.ignore_index);
-      }
-    }
+    for (int k = 0; k < V; ++k) region[k] = stored_region(pack.v[k], regions, labels.ignore_index);
   });
 }
 
 // Every channel of V neighbouring pixels as they are in memory: loads that are under way while the pixels' regions are
-// looked up. Channels beyond M are `absent` for good. With V > 1, interleaved pixels touch and M == kChannels: they are
-// one stretch of memory.
-template <class scalar_t, bool kInterleaved, int V, int kChannels>
+// looked up. Channels beyond M become 0, or logits of -inf. With V > 1, interleaved pixels touch and
+// M == kChannels: they are one stretch of memory.
+template <class scalar_t, bool kInterleaved, int V, int kChannels, bool kLogits>
 struct PixelPacks {
   using acc_t = acc_of<scalar_t>;
   static constexpr bool kStretch = kInterleaved && V > 1;
-  Pack<scalar_t, kStretch ? V * kChannels : V> pack[kStretch ? 1 : kChannels];
+  static constexpr int kRows = kStretch ? 1 : kChannels;  // that are loaded
+  Pack<scalar_t, kStretch ? V * kChannels : V> pack[kRows];
 
-  explicit __device__ __forceinline__ PixelPacks(acc_t absent) {
+  // Once, where channels beyond M are never loaded.
+  __device__ __forceinline__ void clear() {
 #pragma unroll
-    for (auto& packed : pack) {
+    for (int m = 0; m < kRows; ++m) clear_row(m);
+  }
+
+  __device__ __forceinline__ void clear_row(int m) {
+    const acc_t absent = kLogits ? minus_infinity<acc_t>() : acc_t(0);
 #pragma unroll
-      for (auto& value : packed.v) value = from_acc<scalar_t>(absent);
-    }
+    for (auto& value : pack[m].v) value = from_acc<scalar_t>(absent);
   }
 
   // `pixel`: the first channel of the first of them.
   __device__ __forceinline__ void load(const scalar_t* pixel, int64_t channel_stride, int64_t M) {
-    if constexpr (kStretch) {
-      pack[0] = load_pack<V * kChannels>(pixel);
-    } else {
 #pragma unroll
-      for (int m = 0; m < kChannels; ++m) {
-        if (m < M) pack[m] = load_pack<V>(pixel + m * channel_stride);
-      }
+    for (int m = 0; m < kRows; ++m) {
+      if (kStretch || m < M) load_row(m, pixel + m * channel_stride);
     }
+  }
+
+  __device__ __forceinline__ void load_row(int m, const scalar_t* from) {
+    pack[m] = load_pack<kStretch ? V * kChannels : V>(from);
   }
 
   __device__ __forceinline__ void unpack(acc_t (&s)[V][kChannels]) const {
@@ -160,6 +175,28 @@ struct PixelPacks {
     }
   }
 };
+
+// threadIdx.x and blockIdx.x, read again wherever these are called: for what runs seldom, so that nothing that follows
+// from them occupies registers in between.
+__device__ __forceinline__ unsigned thread_again() {
+#ifdef __CUDACC__
+  unsigned thread;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
+  return thread;
+#else
+  return threadIdx.x;
+#endif
+}
+
+__device__ __forceinline__ unsigned block_again() {
+#ifdef __CUDACC__
+  unsigned block;
+  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(block));
+  return block;
+#else
+  return blockIdx.x;
+#endif
+}
 
 // Which image and which of its `per_image` blocks this block is. 32-bit: a 64-bit division is a subroutine of 70
 // instructions.
@@ -236,6 +273,13 @@ __device__ __forceinline__ double column_sum(double value, unsigned rows, unsign
     __syncthreads();
   }
   return scratch[thread % columns];
+}
+
+// sum += value, of which `lost` keeps what rounding adds (Kahan).
+__device__ __forceinline__ void add_exactly(float& sum, float& lost, float value) {
+  const float due = value - lost, next = sum + due;
+  lost = (next - sum) - due;
+  sum = next;
 }
 
 __device__ __forceinline__ double not_a_number() { return __longlong_as_double(0x7ff8000000000000LL); }

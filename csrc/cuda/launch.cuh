@@ -5,6 +5,7 @@
 #include "accumulate_bfloat16.cuh"
 #include "accumulate_matrix.cuh"
 #include "accumulate_small.cuh"
+#include "accumulate_strips.cuh"
 #include "accumulate_table.cuh"
 #include "apply.cuh"
 #include "apply_softmax.cuh"
@@ -52,6 +53,7 @@ inline ApplyPlan plan_apply(const ApplyParams& p) { return select_apply(p, kAppl
 
 static_assert(kSmallThreads <= kMostArrivals && kSmallThreads == kFinaliseThreads && kMergeThreads == kFinaliseThreads);
 static_assert(sizeof(TableShared<float>) <= kSharedTableBytes && sizeof(TableShared<double>) <= kSharedTableBytes);
+static_assert(sizeof(StripsShared<4>) <= kSharedTableBytes);
 
 // What accumulate needs of workspace, in words of 8 bytes.
 struct Workspace {
@@ -96,6 +98,18 @@ void launch_small(const AccumulateParams& p, dim3 grid, Launch& launch) {
   }
 }
 
+template <class scalar_t, bool kWide, bool kInterleaved, bool kSoftmax, class Launch>
+void launch_strips(const AccumulateParams& p, dim3 grid, Launch& launch) {
+  constexpr int V = kWide ? 16 / sizeof(scalar_t) : 1;
+  if (p.shape.channels <= 2) {
+    launch(accumulate_strips_kernel<scalar_t, 2, V, kInterleaved, kSoftmax>, grid, dim3(kWarpSize),
+           strips_shared_bytes<2>(p.shape.regions), p);
+  } else {
+    launch(accumulate_strips_kernel<scalar_t, 4, V, kInterleaved, kSoftmax>, grid, dim3(kWarpSize),
+           strips_shared_bytes<4>(p.shape.regions), p);
+  }
+}
+
 // Kernels by tensor cores have registers for the sums of kFewProducts blocks of regions, or of all that there may be.
 constexpr int kFewProducts = 2;
 
@@ -129,12 +143,16 @@ void launch_blocks(const AccumulateParams& p, const AccumulatePlan& plan, Launch
   visit_scalar(p.scalar, [&](auto scalar) {
     using scalar_t = decltype(scalar);
     const bool behind_softmax = p.activation == Activation::kSoftmax;
-    const bool small = plan.kernel == AccumulateKernel::kSmall;
+    const bool small = plan.kernel == AccumulateKernel::kSmall, strips = plan.kernel == AccumulateKernel::kStrips;
     visit_flags(plan.V > 1, p.input.interleaved, behind_softmax, [&](auto wide, auto interleaved, auto softmax) {
       if (small && p.shape.regions <= 2) {
         launch_small<scalar_t, wide.value, interleaved.value, softmax.value, 2>(p, grid, launch);
       } else if (small) {
         launch_small<scalar_t, wide.value, interleaved.value, softmax.value, 4>(p, grid, launch);
+      } else if (strips) {
+        if constexpr (!std::is_same_v<scalar_t, double>) {
+          launch_strips<scalar_t, wide.value, interleaved.value, softmax.value>(p, grid, launch);
+        }
       } else {
         constexpr int V = wide.value ? 16 / sizeof(scalar_t) : 1;
         launch(accumulate_table_kernel<scalar_t, V, interleaved.value, softmax.value>, grid, dim3(kTableThreads),

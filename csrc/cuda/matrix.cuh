@@ -49,28 +49,6 @@ __device__ __forceinline__ unsigned or_of_warp(unsigned value) {
 #endif
 }
 
-// threadIdx.x and blockIdx.x, read again wherever these are called: for what runs seldom, so that nothing that follows
-// from them occupies registers in between.
-__device__ __forceinline__ unsigned thread_again() {
-#ifdef __CUDACC__
-  unsigned thread;
-  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(thread));
-  return thread;
-#else
-  return threadIdx.x;
-#endif
-}
-
-__device__ __forceinline__ unsigned block_again() {
-#ifdef __CUDACC__
-  unsigned block;
-  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(block));
-  return block;
-#else
-  return blockIdx.x;
-#endif
-}
-
 // kOneHot where codes are equal, else 0, for two pixels at once. They are compared as float16 numbers, none of them
 // subnormal or a NaN, because every GPU does that by one instruction; its 1 is 2^-7 if it is read as a bfloat16 number.
 constexpr float kOneHot = 0.0078125f;

@@ -21,6 +21,11 @@ constexpr int64_t kLargeShare = 4;  // one wave, or as many blocks as leave the 
 constexpr int64_t kMostPixels = int64_t{1} << 30;  // of a block: counted in 32 bits
 constexpr int64_t kSharedTableBytes = 49152;       // what a block may use without asking for more
 
+// accumulate_strips: see strips_table.cuh.
+constexpr int64_t kStripRegions = 112;     // at most: a warp has a table of its own in shared memory
+constexpr int64_t kStripChunk = 512;       // pixels that a warp takes at a time
+constexpr int64_t kStripWaves = 12 * 132;  // warps that 132 multiprocessors hold, with N = 64
+
 // The kernels that use tensor cores, float's and bfloat16's: see matrix_tile.cuh.
 constexpr int64_t kMatrixRegions = 112;   // at most: their sums are in registers
 constexpr int64_t kMatrixLeast = 9;       // channels: fewer would leave most of a warp idle
@@ -30,7 +35,7 @@ constexpr int64_t kWarpChannels = 16;     // that a warp sums
 constexpr int64_t kMatrixWarps = 4;       // of a block, at most
 constexpr int64_t kWaveWarps = 16 * 132;  // that 132 multiprocessors hold of them
 
-enum class AccumulateKernel : int32_t { kSmall, kMatrix, kBFloat16, kTable };
+enum class AccumulateKernel : int32_t { kSmall, kStrips, kMatrix, kBFloat16, kTable };
 enum class ApplyKernel : int32_t { kPlanar, kInterleaved, kSoftmaxSmall, kSoftmaxTeam };
 
 // How an image's moments come from what its blocks saw: there is one block; the last block to finish merges; a second
@@ -137,13 +142,22 @@ inline AccumulatePlan select_accumulate(const AccumulateParams& p, const Accumul
     const int64_t wave = divide_up(s.images * s.pixels, kWaveBlocks), most = tiles.small_threads * tiles.small_pixels;
     plan.splits = divide_up(s.pixels, std::min(divide_up(std::max<int64_t>(wave, 1), tile) * tile, most));
   } else {
-    plan.kernel = tensor_cores ? select_products(p) : AccumulateKernel::kTable;
-    const bool matrix = plan.kernel != AccumulateKernel::kTable;
-    const int64_t neighbours = matrix && p.input.interleaved ? 2 : wide;
-    const bool together =
-        p.input.interleaved ? channels_aligned(p.input, s, neighbours) : pixels_aligned(p.input, s, neighbours);
-    plan.V = together ? neighbours : 1;
-    const int64_t bytes = s.pixels * s.channels * size, wave = matrix ? kWaveWarps / matrix_warps(s) : kWaveBlocks;
+    int64_t wave = kWaveBlocks;
+    if (s.regions <= kStripRegions && s.channels <= kSmallLimit && p.scalar != Scalar::kDouble) {
+      plan.kernel = AccumulateKernel::kStrips;
+      plan.V = pixels_aligned(p.input, s, wide) && aligned(p.target.data) ? wide : 1;
+      tile = kStripChunk;
+      wave = kStripWaves;
+    } else {
+      plan.kernel = tensor_cores ? select_products(p) : AccumulateKernel::kTable;
+      const bool matrix = plan.kernel != AccumulateKernel::kTable;
+      const int64_t neighbours = matrix && p.input.interleaved ? 2 : wide;
+      const bool together =
+          p.input.interleaved ? channels_aligned(p.input, s, neighbours) : pixels_aligned(p.input, s, neighbours);
+      plan.V = together ? neighbours : 1;
+      if (matrix) wave = kWaveWarps / matrix_warps(s);
+    }
+    const int64_t bytes = s.pixels * s.channels * size;
     plan.splits = std::max({splits_within(s, bytes, kWaves * wave, kSmallShare),
                             splits_within(s, bytes, wave, kLargeShare), divide_up(s.pixels, kMostPixels)});
   }

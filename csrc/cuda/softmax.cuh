@@ -11,11 +11,6 @@ namespace cas_ext {
 __device__ __forceinline__ float exponential(float x) { return expf(x); }
 __device__ __forceinline__ double exponential(double x) { return exp(x); }
 
-template <class acc_t>
-__device__ __forceinline__ acc_t minus_infinity() {
-  return -static_cast<acc_t>(INFINITY);
-}
-
 // Of all logits of a pixel at once, in place; -inf stands for channels that do not exist. Returns the most probable
 // one.
 template <class acc_t, int K>

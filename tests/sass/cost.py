@@ -31,6 +31,7 @@ from .matrix_cost import (
     warps_of,
 )
 from .paths import read_instructions
+from .strips_cost import crossed_walk, drawn_walk, of_strips
 from .table import ROOT, _demangle, _split_name, compile_cubin, find_cuobjdump, read_kernels, why_absent
 from .tiles import TILE, coherent, random, tile_of
 from .ways import THREADS, Function, of_apply, of_small, of_table, of_whole
@@ -64,6 +65,23 @@ ROWS = (
     Row("accumulate_small, N = M = 2, planar", "accumulate_small_kernel", "2, 2, V, false, false", 2, 1, of_small(2)),
     Row("the same, channels_last", "accumulate_small_kernel", "2, 2, V, true, false", 2, 1, of_small(2)),
     Row("accumulate_small, N = M = 4, planar", "accumulate_small_kernel", "4, 4, V, false, false", 4, 1, of_small(4)),
+    *(
+        Row(
+            f"accumulate_strips, {what}, M = 4, {layout}",
+            "accumulate_strips_kernel",
+            f"4, V, {str(layout != 'planar').lower()}, false",
+            4,
+            1,
+            of_strips(4, walk),
+            32,
+        )
+        for layout in ("planar", "channels_last")
+        for what, walk in (
+            ("one region", crossed_walk(1 << 20, 4)),
+            ("volume: 64 in 256 x 256 x 256", crossed_walk(44, 4)),
+            ("64 random labels", drawn_walk(64, 4)),
+        )
+    ),
     *(
         Row(
             f"accumulate_matrix, {what}, {layout}",
@@ -120,7 +138,6 @@ ROWS = (
             ("voc: 20 regions in 512 x 512, M = 21", 21, coherent(90)),
             ("embedding: 100 in 512 x 512, M = 64", 64, coherent(40)),
             ("superpixel: 1000 in 1024 x 1024, M = 32", 32, coherent(25)),
-            ("volume: 64 in 256 x 256 x 256, M = 4", 4, coherent(44)),
             ("100 random labels, M = 64", 64, random(100)),
         )
     ),

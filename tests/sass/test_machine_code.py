@@ -14,6 +14,7 @@ pytestmark = pytest.mark.skipif(ABSENT is not None, reason=str(ABSENT))
 # Registers per thread, from the occupancy that each kernel's launch bounds promise (65536 registers, docs/performance.md).
 CEILINGS = {
     "accumulate_small_kernel": 255,  # 256 threads x 255: one block; kernels of at most 4 cells are held to 80 below
+    "accumulate_strips_kernel": 168,  # 12 blocks of 32 threads
     "accumulate_matrix_kernel": 168,  # 3 blocks of 128 threads; with few regions 4: held to 128 below
     "accumulate_bfloat16_kernel": 255,  # 2 blocks of 128 threads; 3 with few regions or wide loads: held to 168 below
     "accumulate_table_kernel": 255,  # for double behind a softmax; the others are held to 80 or 128 below
@@ -41,6 +42,8 @@ def vector_bytes(kernel: Kernel) -> int:
         return size  # its lanes are the neighbours
     if kernel.name == "accumulate_small_kernel":
         return size * int(kernel.arguments[3])
+    if kernel.name == "accumulate_strips_kernel":
+        return size * int(kernel.arguments[2])
     return size * int(kernel.arguments[1])
 
 

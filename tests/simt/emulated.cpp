@@ -196,7 +196,8 @@ py::dict plan_of_accumulate(const Sizes& sizes, int scalar, uintptr_t input, con
   p.with_loss = true;  // as in `forward`
   const AccumulatePlan plan = plan_accumulate(p, tensor_cores);
   py::dict result;
-  const char* const kernels[] = {"accumulate_small", "accumulate_matrix", "accumulate_bfloat16", "accumulate_table"};
+  const char* const kernels[] = {"accumulate_small", "accumulate_strips", "accumulate_matrix", "accumulate_bfloat16",
+                                 "accumulate_table"};
   result["kernel"] = kernels[static_cast<int>(plan.kernel)];
   result["V"] = plan.V;
   result["splits"] = plan.splits;

@@ -20,6 +20,7 @@ BLOCK_BYTES = (
 )
 BLOCK_PIXELS = 256  # kTilePixels of tile_groups.cuh
 MATRIX_REGIONS, PILOT_CELLS = 112, 7296  # at most, of matrix_tile.cuh
+STRIP_REGIONS, STRIP_CHUNK, STRIP_PIXELS = 112, 512, 16  # of strips_table.cuh
 SMALL_PIXELS = (256 * 16, 256 * 256)  # least and most of a block of accumulate_small.cuh
 HELD_CHANNELS = 128  # kHeldChannels of apply_softmax.cuh
 MOST_ARRIVALS = 4095  # kMostArrivals of arrival.cuh
@@ -76,23 +77,28 @@ def every_case() -> list[Case]:
     """Every regime x dtype x layout x alignment; the label types take turns, and each meets every regime once."""
     regimes = [("small", M, N) for M, N in itertools.product((2, 4), (2, 3))]
     # An even number of channels lets accumulate_matrix and accumulate_bfloat16 load two of a pixel (interleaved). What is
-    # not float32 or bfloat16 goes to the table.
+    # not float32 or bfloat16 goes to the table, and so does what is double where others go to accumulate_strips.
     regimes += [("matrix", 9, 5), ("matrix", 10, 40), ("matrix", 9, 40), ("matrix-shared", 40, 2)]
-    regimes += [("table", 9, 200), ("table", 40, 130)]
+    regimes += [("strips", 2, 5), ("strips", 4, 40), ("table", 9, 200), ("table", 40, 130)]
     found = []
     turn = itertools.cycle(LABELS[1:])
     for (regime, M, N), dtype, interleaved, width in itertools.product(regimes, DTYPES, (False, True), (16, 15)):
         found.append(Case(regime, dtype, next(turn), interleaved, M, N, width))
     # In front of a softmax: threads alone, teams of 2, 4 and 8 that hold their pixels, and of 8 that do not.
-    for M, N in ((2, 2), (2, 3), (4, 2), (4, 3), (2, 5), (6, 3), (9, 5), (21, 3), (40, 2), (70, 3), (130, 3)):
-        regime = "small" if M <= 4 and N <= 4 else "table"
+    for M, N in ((2, 2), (2, 3), (4, 2), (4, 3), (2, 5), (4, 5), (6, 3), (9, 5), (21, 3), (40, 2), (70, 3), (130, 3)):
+        regime = "small" if M <= 4 and N <= 4 else "strips" if M <= 4 else "table"
         for dtype, interleaved, width in itertools.product(DTYPES, (False, True), (16, 15)):
             found.append(Case(regime, dtype, next(turn), interleaved, M, N, width, softmax=True))
     # An even number of channels makes vectors of interleaved elements again, an odd one does not.
     found += [Case("small-odd", dtype, torch.uint8, True, M, N, 15) for dtype in DTYPES for M in (1, 3) for N in (2, 3)]
     found += [Case("small-odd", dtype, torch.uint8, True, M, 3, 15, softmax=True) for dtype in DTYPES for M in (1, 3)]
+    found += [
+        Case("strips-odd", dtype, torch.int8, interleaved, M, 7, 15, softmax=softmax)
+        for dtype, M, interleaved, softmax in itertools.product(DTYPES[:3], (1, 3), (False, True), (False, True))
+    ]
     found += [Case("small", torch.float32, labels, False, 2, 2, 16) for labels in LABELS]
     found += [Case("matrix", torch.float32, labels, False, 9, 5, 16) for labels in LABELS[1:]]
+    found += [Case("strips", torch.float32, labels, False, 4, 5, 16) for labels in LABELS[1:]]
     found += [Case("table", torch.float32, labels, False, 9, 200, 16) for labels in LABELS[1:]]
     return found
 

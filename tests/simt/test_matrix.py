@@ -6,9 +6,10 @@ That is in test_masks.py and test_kernels.py.
 import pytest
 import torch
 
-from cas_ext import reference
 from simt import emulated
 
+from . import compared
+from .compared import assert_close, error, one_block
 from .specialisations import IGNORED, MATRIX_REGIONS
 
 INTERVALS = (128, 128, 256, 512, 1024)  # pixels, at the beginning of a block; then 1024 each
@@ -19,43 +20,22 @@ pytestmark = pytest.mark.usefixtures("fresh_counters")
 
 
 def accumulate(input, target, regions):
-    """Moments by the emulated kernel, which is one of these, and by the reference."""
-    before = emulated.kernels().kernels_run()
-    found = emulated.accumulate(input, target, regions, IGNORED, False)
-    ran = {name for name, times in emulated.kernels().kernels_run().items() if times > before.get(name, 0)}
     kernel = {torch.float32: "accumulate_matrix", torch.bfloat16: "accumulate_bfloat16"}[input.dtype]
-    assert any(kernel in name for name in ran)
-    return found, reference.region_moments(input.double(), target, regions, ignore_index=IGNORED)
-
-
-def error(found, expected):
-    return float((found.double() - expected).abs().max() / expected.abs().max().clamp(min=1e-20))
-
-
-def one_block(pixels, channels, regions=6):
-    """An image of one block, as long as tables of so many images do not fit; labels 0, 2, 3, ... in runs of 50."""
-    random = torch.Generator().manual_seed(pixels)
-    input = torch.rand(1, channels, pixels, generator=random)
-    target = (torch.arange(pixels) // 50 % (regions - 1))[None]
-    return input, torch.where(target >= IGNORED, target + 1, target)
+    return compared.accumulate(kernel, input, target, regions)
 
 
 @EVERY_TYPE
 @pytest.mark.parametrize("channels", [9, 15, 16, 17, 33, 64, 65, 100, 130])
 def test_any_number_of_channels(dtype, channels):
     input, target = one_block(300, channels)
-    (count, mean, scatter), expected = accumulate(input.to(dtype), target, 6)
-    assert torch.equal(count, expected.count.long())
-    assert error(mean, expected.mean) < 3e-7 and error(scatter, expected.scatter) < 1e-6
+    assert_close(*accumulate(input.to(dtype), target, 6))
 
 
 @EVERY_TYPE
 @pytest.mark.parametrize("regions", [5, 31, 32, 33, MATRIX_REGIONS])
 def test_any_number_of_regions(dtype, regions):
     input, target = one_block(6000, 10, regions=regions)
-    (count, mean, scatter), expected = accumulate(input.to(dtype), target, regions)
-    assert torch.equal(count, expected.count.long())
-    assert error(mean, expected.mean) < 3e-7 and error(scatter, expected.scatter) < 1e-6
+    assert_close(*accumulate(input.to(dtype), target, regions))
 
 
 @EVERY_TYPE
@@ -63,9 +43,7 @@ def test_any_number_of_regions(dtype, regions):
 def test_intervals_of_any_length(dtype, pixels):
     for channels in (9, 40):
         input, target = one_block(pixels, channels)
-        (count, mean, scatter), expected = accumulate(input.to(dtype), target, 6)
-        assert torch.equal(count, expected.count.long())
-        assert error(mean, expected.mean) < 3e-7 and error(scatter, expected.scatter) < 1e-6
+        assert_close(*accumulate(input.to(dtype), target, 6))
         assert emulated.kernels().counters()["input"]["max_loads"] == 1
 
 
@@ -118,9 +96,7 @@ def test_intervals_that_meet_too_many_regions_are_cut(dtype):
     target[500:900] = 7  # an interval that is as long as ever
     target[2000:2500] = torch.arange(500) // 4 % 60
     target[4000:4200] = IGNORED
-    (count, mean, scatter), expected = accumulate(input.to(dtype), target[None], MATRIX_REGIONS)
-    assert torch.equal(count, expected.count.long())
-    assert error(mean, expected.mean) < 3e-7 and error(scatter, expected.scatter) < 1e-6
+    assert_close(*accumulate(input.to(dtype), target[None], MATRIX_REGIONS))
 
 
 def test_bfloat16_squares_cancel_without_a_trace():
@@ -180,9 +156,7 @@ def test_chunks_of_one_region_join_the_others(dtype, run):
     """Runs of every alignment, so that 32 pixels are of one region or not, by turns; one of them ignored."""
     input, target = one_block(5000, 10)
     target = (torch.arange(5000) // run % 4)[None]
-    (count, mean, scatter), expected = accumulate((0.999 + 1e-3 * input).to(dtype), target, 6)
-    assert torch.equal(count, expected.count.long())
-    assert error(mean, expected.mean) < 3e-7 and error(scatter, expected.scatter) < 1e-6
+    assert_close(*accumulate((0.999 + 1e-3 * input).to(dtype), target, 6))
 
 
 def test_a_table_is_touched_once_per_interval_and_region():

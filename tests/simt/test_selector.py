@@ -9,7 +9,7 @@ import torch
 
 from simt import emulated
 
-from .specialisations import BLOCK_PIXELS, DTYPES, MATRIX_REGIONS, PILOT_CELLS, SMALL_PIXELS
+from .specialisations import BLOCK_PIXELS, DTYPES, MATRIX_REGIONS, PILOT_CELLS, SMALL_PIXELS, STRIP_CHUNK, STRIP_REGIONS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "performance.md"
 IMAGES = 2
@@ -17,6 +17,8 @@ SIZES = {dtype: dtype.itemsize for dtype in DTYPES}
 WORDS = {"otherwise": "True"}
 WAVE = 396  # kWaveBlocks: 3 blocks for each of 132 multiprocessors
 WAVE_WARPS = 16 * 132  # kWaveWarps, of accumulate_matrix and accumulate_bfloat16
+WAVE_STRIPS = 12 * 132  # kStripWaves
+BY_PIXELS = ("accumulate_small", "accumulate_strips")  # a thread loads labels of neighbouring pixels together, too
 
 
 @pytest.fixture(params=[True, False], ids=["tensor cores", "without"])
@@ -33,6 +35,8 @@ def pilots(N: int, M: int) -> int:
 
 def wave(kernel: str, M: int) -> int:
     """Blocks that the multiprocessors hold at a time."""
+    if kernel == "accumulate_strips":
+        return WAVE_STRIPS
     return WAVE_WARPS // min(-(-M // 16), 4) if kernel in ("accumulate_matrix", "accumulate_bfloat16") else WAVE
 
 
@@ -120,15 +124,22 @@ def test_accumulate_runs_the_kernel_that_the_page_names(dtype, tensor_cores):
             labels,
         )
         facts = {"softmax": False, "interleaved": memory.interleaved}
-        facts |= {"float": dtype == torch.float32, "bfloat16": dtype == torch.bfloat16}
+        facts |= {
+            "float": dtype == torch.float32,
+            "bfloat16": dtype == torch.bfloat16,
+            "double": dtype == torch.float64,
+        }
         facts |= {"tensor_cores": tensor_cores, "pilots": pilots(N, memory.M)}
         kernel, neighbours = chosen("accumulate", N=N, M=memory.M, **facts)
-        fits = memory.allows(neighbours, wide) and (kernel != "accumulate_small" or labels % 16 == 0)
+        fits = memory.allows(neighbours, wide) and (kernel not in BY_PIXELS or labels % 16 == 0)
         together = 2 if neighbours == "two channels" and memory.interleaved else wide
         assert (plan["kernel"], plan["V"]) == (kernel, together if fits else 1), vars(memory)
         seen.add((kernel, memory.interleaved, fits))
-    kernels = 3 if tensor_cores and dtype in (torch.float32, torch.bfloat16) else 2
-    assert len(seen) == kernels * 4  # both layouts, with and without wide loads
+    kernels = {"small", "table"} | (set() if dtype == torch.float64 else {"strips"})
+    products = {torch.float32: {"matrix"}, torch.bfloat16: {"bfloat16"}} if tensor_cores else {}
+    kernels |= products.get(dtype, set())
+    assert {kernel for kernel, *_ in seen} == {f"accumulate_{name}" for name in kernels}
+    assert len(seen) == len(kernels) * 4  # both layouts, with and without wide loads
 
 
 @pytest.mark.parametrize(
@@ -143,9 +154,13 @@ def test_accumulate_runs_the_kernel_that_the_page_names(dtype, tensor_cores):
         (torch.bfloat16, MATRIX_REGIONS, 480, "bfloat16"),
         (torch.bfloat16, MATRIX_REGIONS + 1, 48, "table"),
         (torch.bfloat16, 6, 481, "table"),
+        (torch.float32, STRIP_REGIONS, 4, "strips"),
+        (torch.float32, STRIP_REGIONS + 1, 4, "table"),
+        (torch.float16, 5, 5, "table"),
+        (torch.float64, 5, 4, "table"),
     ],
 )
-def test_what_tensor_cores_have_no_room_for_goes_to_the_table(dtype, regions, channels, kernel):
+def test_what_others_have_no_room_for_goes_to_the_table(dtype, regions, channels, kernel):
     memory = Memory(SIZES[dtype], channels, 1 << 16, False, 0, 0)
     sizes, scalar = [1, regions, channels, memory.P], emulated.SCALARS[dtype]
     plan = emulated.kernels().select_accumulate(sizes, scalar, memory.address, memory.strides, False, 4096)
@@ -211,7 +226,8 @@ def test_blocks_share_an_image_and_their_tables_stay_small(dtype, regions, chann
             assert plan["workspace_bytes"] == 8 * words
             return
     else:
-        assert share % BLOCK_PIXELS == 0 and plan["merge"] == "kernel"
+        tile = STRIP_CHUNK if plan["kernel"] == "accumulate_strips" else BLOCK_PIXELS
+        assert share % tile == 0 and plan["merge"] == "kernel"
     tables = 8 * regions * (channels + 2) * blocks
     assert plan["workspace_bytes"] == tables + 8 * blocks + 8 * words
     input = images * pixels * channels * SIZES[dtype]

@@ -41,8 +41,9 @@ SIMT_ARITHMETIC(double, __dadd_rn, __dsub_rn, __dmul_rn, __ddiv_rn, __fma_rn, __
 SIMT_INLINE float rsqrtf(float a) { return static_cast<float>(1 / std::sqrt(static_cast<double>(a))); }
 SIMT_INLINE double rsqrt(double a) { return 1 / std::sqrt(a); }
 SIMT_INLINE float __frsqrt_rn(float a) { return rsqrtf(a); }
-SIMT_INLINE float __fdividef(float a, float b) { return a / b; }
 SIMT_INLINE float __expf(float a) { return std::exp(a); }
+// As far off as hardware may be: two units in the last place.
+SIMT_INLINE float __fdividef(float a, float b) { return std::fabs(b) > 0x1p126f ? 0 * a : a / b * (1 + 0x1p-22f); }
 SIMT_INLINE float __logf(float a) { return std::log(a); }
 SIMT_INLINE float __log2f(float a) { return std::log2(a); }
 SIMT_INLINE float __powf(float a, float b) { return std::pow(a, b); }
