@@ -24,7 +24,7 @@ constexpr int64_t kSharedTableBytes = 49152;       // what a block may use witho
 // accumulate_strips: see strips_table.cuh.
 constexpr int64_t kStripRegions = 112;     // at most: a warp has a table of its own in shared memory
 constexpr int64_t kStripChunk = 512;       // pixels that a warp takes at a time
-constexpr int64_t kStripWaves = 12 * 132;  // warps that 132 multiprocessors hold, with N = 64
+constexpr int64_t kWaveStrips = 12 * 132;  // warps that 132 multiprocessors hold, with N = 64
 
 // The kernels that use tensor cores, float's and bfloat16's: see matrix_tile.cuh.
 constexpr int64_t kMatrixRegions = 112;   // at most: their sums are in registers
@@ -147,7 +147,7 @@ inline AccumulatePlan select_accumulate(const AccumulateParams& p, const Accumul
       plan.kernel = AccumulateKernel::kStrips;
       plan.V = pixels_aligned(p.input, s, wide) && aligned(p.target.data) ? wide : 1;
       tile = kStripChunk;
-      wave = kStripWaves;
+      wave = kWaveStrips;
     } else {
       plan.kernel = tensor_cores ? select_products(p) : AccumulateKernel::kTable;
       const bool matrix = plan.kernel != AccumulateKernel::kTable;

@@ -17,7 +17,7 @@ SIZES = {dtype: dtype.itemsize for dtype in DTYPES}
 WORDS = {"otherwise": "True"}
 WAVE = 396  # kWaveBlocks: 3 blocks for each of 132 multiprocessors
 WAVE_WARPS = 16 * 132  # kWaveWarps, of accumulate_matrix and accumulate_bfloat16
-WAVE_STRIPS = 12 * 132  # kStripWaves
+WAVE_STRIPS = 12 * 132  # kWaveStrips
 BY_PIXELS = ("accumulate_small", "accumulate_strips")  # a thread loads labels of neighbouring pixels together, too
 
 
