@@ -13,6 +13,7 @@ LANES = 32
 STRIP, CHUNK = 16, 512  # kStripPixels, kStripChunk
 FULL = 32  # kFullRecords
 CHUNKS = 64  # that are counted
+INSTRUCTION = 16  # bytes: what follows a branch is so far behind it
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def of_strips(M: int, walk: Walk) -> Callable[[Function, int], float]:
         changing = function.longest(words.begin, words.end, without=[a.begin for a in additions])
         joining, again = function.nested(additions[0])
         moving = function.skipped_around(again, "STS")
-        group = function.longest(additions[0].begin, additions[0].end, without=[joining.begin, moving[0] + 16])
+        group = function.longest(additions[0].begin, additions[0].end, without=[joining.begin, moving[0] + INSTRUCTION])
         assert changing is not None and group is not None
         steps = still * STRIP / 4 + still / 4 + walk.changes * (changing - still) / 4
         return (around + steps + walk.groups * group + walk.rounds * joining.instructions) / (STRIP * M)

@@ -6,7 +6,7 @@ import torch
 from simt import emulated
 
 from . import compared
-from .compared import assert_close, error, one_block
+from .compared import assert_close, assert_differences_close, drifting, error, one_block
 from .specialisations import IGNORED, STRIP_CHUNK, STRIP_PIXELS, STRIP_REGIONS
 
 EVERY_TYPE = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
@@ -60,13 +60,7 @@ def test_runs_of_any_length(dtype, run, labels):
 @EVERY_TYPE
 @pytest.mark.parametrize("shift", [0.0, 1.0, 1e3])
 def test_pilots_follow_values_that_drift(dtype, shift):
-    """A region whose values rise from its first to its last pixel, far more than they scatter, and one that jumps."""
-    pixels = 4096
-    input = 1e-3 * torch.randn(1, 3, pixels, generator=torch.Generator().manual_seed(0), dtype=torch.float64) + shift
-    target = torch.zeros(1, pixels, dtype=torch.uint8)
-    target[0, 1000:3000:2] = 2
-    input[0, :, :] += torch.linspace(0, 1, pixels)
-    input[0, :, target[0] == 2] += torch.where(torch.arange(1000) < 40, 0.0, 7.0)
+    input, target = drifting(3, shift)
     assert_close(*accumulate(input.to(dtype), target, 6))
 
 
@@ -131,10 +125,8 @@ def test_regions_of_one_value_have_no_scatter(dtype):
 def test_means_that_noise_alone_makes_differ_keep_the_digits_of_their_differences(scale):
     input, target = one_block(8192, 4, regions=20)
     (_, mean, scatter), expected = accumulate(scale * (input - 0.3), target, 20)
-    present = [i for i in range(20) if i != IGNORED]
-    apart, wanted = (m[0, present] - m[0, present].mean(0) for m in (mean.double(), expected.mean))
-    assert float((apart.square().sum() - wanted.square().sum()).abs() / wanted.square().sum()) < 1e-6
-    assert error(apart, wanted) < 1e-6 and error(scatter, expected.scatter) < 1e-6
+    assert_differences_close(mean, expected.mean)
+    assert error(scatter, expected.scatter) < 1e-6
 
 
 @pytest.mark.parametrize("pixels", [20_000, 60_000])
