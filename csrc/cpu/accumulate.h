@@ -85,7 +85,7 @@ class Chunk {
       for (const int64_t end = x + length; x < end; x += piece.pixels) {
         t_.plan(i, x, end - x, piece);
         t_.prepare(piece, 0, t_.padded, s + x * M, 1);
-        sum_packed<M, scalar_t>(s + x * M, piece.pixels, tile.size - x, t_.pilot(i), t_.row_sum(i), t_.squares(i));
+        sum_packed<M, scalar_t>(s + x * M, piece.pixels, tile.size - x, t_.pilot(i), t_.sum(i), t_.squares(i));
       }
     });
   }
@@ -114,7 +114,7 @@ class Chunk {
           const Piece& piece = piece_[p];
           const int64_t i = piece.region, x = piece.begin;
           t_.prepare(piece, m, std::min(m + kPad, t_.padded), s + x, strides_.channel);
-          sum_planes<K.value>(planes, strides_.channel, x, piece.pixels, tile.size, t_.pilot(i) + m, t_.row_sum(i) + m,
+          sum_planes<K.value>(planes, strides_.channel, x, piece.pixels, tile.size, t_.pilot(i) + m, t_.sum(i) + m,
                               t_.squares(i), next);
         }
       });
@@ -136,7 +136,7 @@ class Chunk {
         const int64_t i = piece.region, x = piece.begin;
         t_.prepare(piece, m, m + kWidth, s + x, strides_.channel);
         sum_packed<kWidth, scalar_t>(rows + (x - block) * kWidth, piece.pixels, block + pixels - x, t_.pilot(i) + m,
-                                     t_.row_sum(i) + m, t_.squares(i));
+                                     t_.sum(i) + m, t_.squares(i));
       }
     }
   }

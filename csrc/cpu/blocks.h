@@ -82,7 +82,7 @@ class BlockSums {
       const int64_t rows = std::min(kRowsInPlace, pixels - x);
       const scalar_t *const first = s + x * strides_.pixel, *next = first + rows * strides_.pixel;
       for (int64_t m = 0; m < M_; m += kWidth, next += rows * kWidth) {
-        const TableRows<acc_t> table{t_.pilot(0) + m, t_.row_sum(0) + m, t_.row_square(0), t_.padded};
+        const TableRows<acc_t> table = t_.rows(m);
         const int64_t channels = M_ - m;
         if (channels >= kWidth) {
           sum_rows<kWidth, true>(first + m, strides_.pixel, label + x, rows, table, kWidth, next);
@@ -116,7 +116,7 @@ class BlockSums {
     alignas(64) acc_t rows[kTurnedPixels * kWidth];
     for (int64_t m = 0; m < M_; m += kWidth) {
       const auto next = NextPlanes<scalar_t>::after(s, strides_.channel, m, M_, s + pixels);
-      const TableRows<acc_t> table{t_.pilot(0) + m, t_.row_sum(0) + m, t_.row_square(0), t_.padded};
+      const TableRows<acc_t> table = t_.rows(m);
       for (int64_t x = 0; x < pixels; x += kTurnedPixels) {
         const int64_t turned = std::min(kTurnedPixels, pixels - x);
         turn_rows<kWidth>(s + x * strides_.pixel + m * strides_.channel, strides_, std::min<int64_t>(kWidth, M_ - m),
@@ -138,7 +138,7 @@ class BlockSums {
         const uint16_t* order = order_ + piece.begin;
         t_.prepare(piece, m, m + kPad, s + order[0] * strides_.pixel, strides_.channel);
         const auto place = [&](int64_t x) { return static_cast<const acc_t*>(rows) + order[x] * kPad; };
-        sum_piece<kPad, scalar_t>(piece.pixels, place, t_.pilot(i) + m, t_.row_sum(i) + m, t_.squares(i));
+        sum_piece<kPad, scalar_t>(piece.pixels, place, t_.pilot(i) + m, t_.sum(i) + m, t_.squares(i));
       }
     }
   }
@@ -150,7 +150,7 @@ class BlockSums {
     int64_t m = 0;
     const auto add_channels = [&](auto width) {
       const auto add = [&](auto place) {
-        sum_piece<width.value, scalar_t>(pixels, place, t_.pilot(i) + m, t_.row_sum(i) + m, t_.squares(i));
+        sum_piece<width.value, scalar_t>(pixels, place, t_.pilot(i) + m, t_.sum(i) + m, t_.squares(i));
       };
       if (next == nullptr) {
         add([&](int64_t x) { return row(x) + m; });
@@ -178,7 +178,7 @@ class BlockSums {
     const auto place = [&](int64_t x) { return row(x) + m; };
     sum_piece<kPad, scalar_t>(pixels, place, t_.pilot(i) + m, sum, square);
     for (int64_t k = kPad - fresh; k < kPad; ++k) {
-      t_.row_sum(i)[m + k] += sum[k];
+      t_.sum(i)[m + k] += sum[k];
       t_.squares(i)[k] += square[k];
     }
   }

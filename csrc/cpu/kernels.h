@@ -27,11 +27,20 @@ inline int64_t padded_row(int64_t channels) {
   return channels <= kNarrow ? kNarrow : (channels + kPad - 1) / kPad * kPad;
 }
 
-// What a chunk is computed in: table.h and softmax.h lay it out. It begins at a cache line, so that rows do not cross
+constexpr int64_t kLine = 64;  // bytes
+
+// What table.h keeps of a region, with pixel arithmetic of so many bytes: an odd number of cache lines.
+inline int64_t region_bytes(int64_t channels, int64_t size) {
+  const int64_t doubles = static_cast<int64_t>(sizeof(double));
+  const int64_t bytes = padded_row(channels) * (doubles + size) + kPad * (doubles + size) + 3 * doubles;
+  return ((bytes + kLine - 1) / kLine | 1) * kLine;
+}
+
+// What a chunk is computed in: table.h and counts.h lay it out. It begins at a cache line, so that rows do not cross
 // one.
 inline int64_t scratch_bytes(const Shape& s) {
-  const int64_t row = padded_row(s.channels);
-  return static_cast<int64_t>(sizeof(double)) * (s.regions * (4 * row + 2 * kPad + 6) + row + 4);
+  const int64_t doubles = static_cast<int64_t>(sizeof(double)), counts = 3 * s.regions + 4;
+  return s.regions * region_bytes(s.channels, doubles) + doubles * (padded_row(s.channels) + counts);
 }
 
 // A tile of softmax.h: planes of probabilities, and two more for every kPad of them.

@@ -15,7 +15,6 @@ static_assert(kSoftmaxTile <= kTile);
 constexpr int64_t kShortestRun = 8;  // pixels on average: tiles with shorter runs get no list of them
 constexpr int64_t kMaxRuns = kTile / kShortestRun;
 constexpr int64_t kWord = 64;  // pixels, a bit each
-constexpr int64_t kLine = 64;  // bytes
 
 // Labels of a stretch of pixels, and its runs of equal labels.
 struct Tile {

@@ -18,7 +18,6 @@ namespace cas_ext::cpu {
 
 namespace {
 
-constexpr int64_t kLine = 64;  // bytes; chunks begin at multiples of as many pixels, so that vectors do not cross lines
 constexpr int64_t kMinChunk = 16384;  // pixels of one channel; below, a thread costs more than it brings
 constexpr int64_t kMaxChunks = 64;    // per image
 constexpr int64_t kTableShare = 100;  // the input is at least this many times larger than the chunks' tables
@@ -74,7 +73,8 @@ void merge_chunks(const AccumulateParams& p, int64_t b, int64_t chunks, const in
 
 void run_accumulate(AccumulateParams& p, const Tensor& target) {
   const int64_t B = p.shape.images, N = p.shape.regions, M = p.shape.channels, P = p.shape.pixels;
-  const int64_t chunks = chunks_of(p.shape), tasks = B * chunks, length = round_up((P + chunks - 1) / chunks, kLine);
+  const int64_t chunks = chunks_of(p.shape), tasks = B * chunks,
+                length = round_up((P + chunks - 1) / chunks, kLine);  // no vector crosses a line
   std::unique_ptr<int64_t[]> count(new int64_t[tasks * N]), invalid(new int64_t[tasks]), first(new int64_t[B]);
   std::unique_ptr<double[]> mean(new double[tasks * N * M]), scatter(new double[tasks * N]);
   p.first_invalid = first.get();

@@ -105,13 +105,19 @@ inline void sum_piece(int64_t pixels, Place place, const AccOf<scalar_t>* center
   }
 }
 
-// Where the rows of regions are in a table, from some channel on. `stride`: from region to region.
+// Where the rows of regions are in a table, from some channel on.
 template <class acc_t>
 struct TableRows {
   const acc_t* pilot;
   double* sum;
-  acc_t* square;  // kPad of each region
-  int64_t stride;
+  acc_t* square;   // kPad of each region
+  int64_t stride;  // bytes, from region to region
+
+  template <class T>
+  CAS_HD T* of(T* first, int64_t i) const {
+    return reinterpret_cast<T*>(reinterpret_cast<std::conditional_t<std::is_const_v<T>, const char, char>*>(first) +
+                                i * stride);
+  }
 };
 
 // kWidth channels, the first `channels` of which count, of pixels with any labels, `row` from pixel to pixel, added to
@@ -122,10 +128,7 @@ inline void sum_rows(const stored_t* s, int64_t row, const int32_t* label, int64
   using acc_t = AccOf<stored_t>;
   constexpr int L = kRowLanes<acc_t, kWidth>;
   using V = Vec<acc_t, L>;
-  const acc_t* const pilots = table.pilot;
-  double* const sums = table.sum;
-  acc_t* const squares = table.square;
-  const int64_t stride = table.stride;
+  const TableRows<acc_t> rows = table;
   std::conditional_t<kAll, KeepAll, Keep<acc_t, L>> keep[kWidth / L];
   if constexpr (!kAll) {
     for (int m = 0; m < kWidth; m += L) keep[m / L] = Keep<acc_t, L>(((uint64_t(1) << channels) - 1) >> m);
@@ -134,9 +137,9 @@ inline void sum_rows(const stored_t* s, int64_t row, const int32_t* label, int64
     const int64_t i = label[x];
     if (next != nullptr) prefetch<kWidth>(next + x * kWidth);
     if (i == kIgnored) continue;
-    const acc_t* const pilot = pilots + i * stride;
-    double* const sum = sums + i * stride;
-    acc_t* const square = squares + i * kPad;
+    const acc_t* const pilot = rows.of(rows.pilot, i);
+    double* const sum = rows.of(rows.sum, i);
+    acc_t* const square = rows.of(rows.square, i);
 #pragma GCC unroll 8
     for (int m = 0; m < kWidth; m += L) {
       const V value = keep[m / L](load_acc<L>(s + m)), d = value - load<V>(pilot + m);
