@@ -32,7 +32,8 @@ constexpr int64_t kLine = 64;  // bytes
 // What table.h keeps of a region, with pixel arithmetic of so many bytes: an odd number of cache lines.
 inline int64_t region_bytes(int64_t channels, int64_t size) {
   const int64_t doubles = static_cast<int64_t>(sizeof(double));
-  const int64_t bytes = padded_row(channels) * (doubles + size) + kPad * (doubles + size) + 3 * doubles;
+  const int64_t row = padded_row(channels), pilots = row < kPad ? kPad : row;
+  const int64_t bytes = row * doubles + pilots * size + kPad * (doubles + size) + 3 * doubles;
   return ((bytes + kLine - 1) / kLine | 1) * kLine;
 }
 

@@ -39,12 +39,12 @@ class RegionTable {
         M(shape.channels),
         padded(padded_row(M)),
         stride_(region_bytes(M, sizeof(acc_t))),
-        sums_(static_cast<double*>(scratch)),
-        squares_(sums_ + padded),
-        state_(reinterpret_cast<State*>(squares_ + kPad)),
-        pilots_(reinterpret_cast<acc_t*>(state_ + 1)),
-        row_squares_(pilots_ + padded),
-        part(of(sums_, N)) {
+        squares_(static_cast<double*>(scratch)),
+        sums_(squares_ + kPad),
+        pilots_(reinterpret_cast<acc_t*>(sums_ + padded)),
+        row_squares_(pilots_ + std::max(padded, kPad)),
+        state_(reinterpret_cast<State*>(row_squares_ + kPad)),
+        part(of(squares_, N)) {
     for (int64_t i = 0; i < N; ++i) state(i).limit = state(i).room = 0;
   }
 
@@ -269,9 +269,9 @@ class RegionTable {
 
   // All of a region lies together, in an odd number of cache lines: those of one channel then spread over a cache.
   const int64_t stride_;
-  double *const sums_, *const squares_;
-  State* const state_;
+  double *const squares_, *const sums_;
   acc_t *const pilots_, *const row_squares_;  // row_squares_: eight sums of squares of rows, until they settle
+  State* const state_;
 
  public:
   double* const part;  // (padded) sums of the segment at hand, about its pilot
