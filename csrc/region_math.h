@@ -29,7 +29,8 @@ CAS_HD double between_scatter(double n, double mean, double merged_mean) {
 }
 
 // Sum of squared deviations from the mean, given sums of d and d^2 about any pilot value taken from the group.
-CAS_HD double centered_square_sum(double square_sum, double sum, double inverse_n) {
+template <class T>
+CAS_HD T centered_square_sum(T square_sum, T sum, T inverse_n) {
   return square_sum - sum * sum * inverse_n;
 }
 

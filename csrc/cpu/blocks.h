@@ -62,7 +62,7 @@ class BlockSums {
   void add_block(const int32_t* label, int32_t pixels, const scalar_t* s) {
     const int32_t labels = counts_.count_block(label, pixels);
     if (sorted_ && labels * kFewOfEach <= pixels) return add_sorted(pixels, s, sort(label, pixels));
-    const bool taken = t_.take(counts_, label, s, strides_.pixel, strides_.channel, pixels <= kTurnedPixels);
+    const bool taken = t_.take(counts_, label, pixels, s, strides_.pixel, strides_.channel, pixels <= kTurnedPixels);
     counts_.clear();
     if (!taken) {
       const int32_t half = pixels / 2;

@@ -4,6 +4,7 @@
 #include <memory>
 #include <new>
 #include <numeric>
+#include <vector>
 
 #ifdef __linux__
 #include <sys/mman.h>
@@ -49,25 +50,31 @@ void merge_chunks(const AccumulateParams& p, int64_t b, int64_t chunks, const in
   const int64_t N = p.shape.regions, M = p.shape.channels;
   p.first_invalid[b] = *std::min_element(invalid, invalid + chunks);
   const double poison = p.first_invalid[b] == kNoPixel ? 0 : std::numeric_limits<double>::quiet_NaN();
+  std::vector<double> between(M);  // by channel, so that no addition waits for the one before
   for (int64_t i = 0; i < N; ++i) {
     int64_t n = 0;
     for (int64_t c = 0; c < chunks; ++c) n += count[c * N + i];
+    double* const merged = p.mean + (b * N + i) * M;
     double total = poison;
-    for (int64_t c = 0; c < chunks; ++c) total += count[c * N + i] > 0 ? scatter[c * N + i] : 0;
-    for (int64_t m = 0; m < M; ++m) {
-      double merged = poison;
+    std::fill_n(merged, M, poison);
+    std::fill(between.begin(), between.end(), 0.0);
+    const auto for_each_part = [&](auto body) {
       for (int64_t c = 0; c < chunks; ++c) {
-        const int64_t part = count[c * N + i];
-        if (part > 0) merged += static_cast<double>(part) / static_cast<double>(n) * mean[(c * N + i) * M + m];
+        if (count[c * N + i] > 0) body(static_cast<double>(count[c * N + i]), c * N + i);
       }
-      for (int64_t c = 0; c < chunks && chunks > 1; ++c) {
-        const int64_t part = count[c * N + i];
-        if (part > 0) total += between_scatter(static_cast<double>(part), mean[(c * N + i) * M + m], merged);
-      }
-      p.mean[(b * N + i) * M + m] = merged;
+    };
+    for_each_part([&](double part, int64_t row) {
+      total += scatter[row];
+      const double fraction = part / static_cast<double>(n);
+      for (int64_t m = 0; m < M; ++m) merged[m] += fraction * mean[row * M + m];
+    });
+    if (chunks > 1) {
+      for_each_part([&](double part, int64_t row) {
+        for (int64_t m = 0; m < M; ++m) between[m] += between_scatter(part, mean[row * M + m], merged[m]);
+      });
     }
     p.count[b * N + i] = n;
-    p.scatter[b * N + i] = total;
+    p.scatter[b * N + i] = std::accumulate(between.begin(), between.end(), total);
   }
 }
 
@@ -121,24 +128,31 @@ void finalise_image(const FinaliseParams& p, int64_t b, Put put) {
     uniformer += uniformer_term(p.scatter[b * N + i], n);
     scale[i] = static_cast<acc_t>(n > 0 ? gradient_scale(p.alpha, 1 / n) : 0);
   }
-  const double push = gradient_push(p.alpha, p.pairs, regions);
-  double mean_scatter = 0;
-  for (int64_t m = 0; m < M; ++m) {
-    double mean_of_means = 0;
-    for (int64_t i = 0; i < N; ++i) mean_of_means += count[i] > 0 ? mean[i * M + m] : 0;
-    mean_of_means = regions > 0 ? mean_of_means / regions : 0;
+  std::vector<double> mean_of_means(M), mean_scatter(M);  // by channel
+  const auto for_each_present = [&](auto body) {
     for (int64_t i = 0; i < N; ++i) {
-      const int64_t im = i * M + m;
-      center[im] = offset[im] = 0;
-      if (count[i] == 0) continue;
-      const double n = static_cast<double>(count[i]);
-      mean_scatter += between_scatter(1, mean[im], mean_of_means);
-      center[im] = static_cast<acc_t>(mean[im]);
-      const double shift = gradient_shift(push, mean[im], mean_of_means, 1 / n);
-      offset[im] = static_cast<acc_t>(centered_offset(scale[i], shift, center[im], mean[im]));
+      if (count[i] > 0) body(i, mean + i * M);
     }
-  }
-  const double separation = discriminator(mean_scatter, regions, p.pairs);
+  };
+  for_each_present([&](int64_t, const double* its_mean) {
+    for (int64_t m = 0; m < M; ++m) mean_of_means[m] += its_mean[m];
+  });
+  for (double& mean_of_channel : mean_of_means) mean_of_channel /= std::max(regions, 1.0);
+  const double push = gradient_push(p.alpha, p.pairs, regions);
+  std::fill_n(center, N * M, acc_t(0));
+  std::fill_n(offset, N * M, acc_t(0));
+  for_each_present([&](int64_t i, const double* its_mean) {
+    const double inverse_n = 1 / static_cast<double>(count[i]);
+    for (int64_t m = 0; m < M; ++m) {
+      mean_scatter[m] += between_scatter(1, its_mean[m], mean_of_means[m]);
+      const acc_t rounded = static_cast<acc_t>(its_mean[m]);
+      const double shift = gradient_shift(push, its_mean[m], mean_of_means[m], inverse_n);
+      center[i * M + m] = rounded;
+      offset[i * M + m] = static_cast<acc_t>(centered_offset(scale[i], shift, rounded, its_mean[m]));
+    }
+  });
+  const double separation =
+      discriminator(std::accumulate(mean_scatter.begin(), mean_scatter.end(), 0.0), regions, p.pairs);
   const double terms[3] = {cas_loss(p.alpha, uniformer, separation), uniformer, separation};
   for (int k = 0; k < 3; ++k) put(k, b, terms[k]);
 }

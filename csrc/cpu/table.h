@@ -89,23 +89,25 @@ class RegionTable {
 
   void count_pixels(int32_t i, int64_t pixels) { state(i).count += pixels; }
 
-  // Rows: makes room before the rows of a block of pixels are summed, whose labels are `labels`, the first pixel at s,
+  // Rows: makes room before the rows of a block of pixels are summed, whose labels are `label`, the first pixel at s,
   // and counts them. Returns false, and counts none, where a region has more of them than its rows have room for; then
   // the block has to be halved, unless it `fits` anyway.
-  bool take(const LabelCounts& counts, const int32_t* label, const scalar_t* s, int64_t pixel_stride,
+  bool take(const LabelCounts& counts, const int32_t* label, int64_t size, const scalar_t* s, int64_t pixel_stride,
             int64_t channel_stride, bool fits) {
-    bool room = true;
+    bool room = true, all_met = true;
     for (int32_t k = 0; k < counts.labels(); ++k) {
       const int32_t i = counts.label(k), pixels = counts.count(i);
       if (i == kIgnored) continue;
       if (unmet(i)) {
-        int64_t x = 0;
-        while (label[x] != i) ++x;
-        meet(i, s + x * pixel_stride, channel_stride);
-      } else if (state(i).room < pixels && fresh(i) > 0) {
-        outgrown(i) ? settle_and_move(i) : settle(i);
+        all_met = false;
+        room = room && pixels <= kFirstSegment;
+        continue;
       }
+      if (state(i).room < pixels && fresh(i) > 0) outgrown(i) ? settle_and_move(i) : settle(i);
       room = room && pixels <= state(i).room;
+    }
+    for (int64_t x = 0; !all_met && x < size; ++x) {
+      if (label[x] != kIgnored && unmet(label[x])) meet(label[x], s + x * pixel_stride, channel_stride);
     }
     if (!room && !fits) return false;
     for (int32_t k = 0; k < counts.labels(); ++k) {
@@ -149,14 +151,16 @@ class RegionTable {
       if (unmet(i)) continue;
       settle(i);
       out.count[i] = state(i).count;
-      const double n = static_cast<double>(out.count[i]), inverse_n = 1 / n;
-      double scatter = sum_eight(squares(i));
-      for (int64_t m = 0; m < M; ++m) {
-        const double s = sum(i)[m], pilot_m = pilot(i)[m], about = kValues ? moved_sum(s, n, pilot_m) : s;
-        out.mean[i * M + m] = kValues ? s * inverse_n : pilot_m + s * inverse_n;
-        scatter = centered_square_sum(scatter, about, inverse_n);
+      const Double n = Double{} + static_cast<double>(out.count[i]), inverse_n = 1 / n;
+      double* const square = squares(i);
+      for (int64_t m = 0; m < padded; m += kDoubles) {
+        const Double about_pilot = about(i, m, n);
+        store(part + m, kValues ? load<Double>(sum(i) + m) * inverse_n : pilot_of(i, m) + about_pilot * inverse_n);
+        double* const at = square + m % kPad;
+        store(at, centered_square_sum(load<Double>(at), about_pilot, inverse_n));
       }
-      out.scatter[i] = at_least_zero(scatter);
+      std::copy_n(part, M, out.mean + i * M);
+      out.scatter[i] = at_least_zero(sum_eight(square));
     }
   }
 
@@ -203,21 +207,26 @@ class RegionTable {
     }
   }
 
+  // A few channels of region i, of n pixels, from m on.
+  static constexpr int kDoubles = kLanes<double> < kNarrow ? kLanes<double> : kNarrow;
+  using Double = Vec<double, kDoubles>;
+  Double pilot_of(int32_t i, int64_t m) const { return widen<kDoubles>(load<Vec<acc_t, kDoubles>>(pilot(i) + m)); }
+  Double about(int32_t i, int64_t m, Double n) const {  // sums of values - pilot
+    const auto s = load<Double>(sum(i) + m);
+    return kValues ? moved_sum(s, n, pilot_of(i, m)) : s;
+  }
+
   // Takes the mean of the `count` pixels so far as pilot.
   void move_pilot(int32_t i, int64_t count, int64_t first, int64_t last) {
-    constexpr int D = kLanes<double> < kNarrow ? kLanes<double> : kNarrow;
-    using V = Vec<double, D>;
-    const V n = V{} + static_cast<double>(count), inverse_n = 1 / n;
-    for (int64_t m = first; m < last; m += D) {
-      acc_t* const at = of(pilots_, i) + m;
-      double *const its_sum = sum(i) + m, *const square = squares(i) + m % kPad;
-      const V pilot = widen<D>(load<Vec<acc_t, D>>(at)), s = load<V>(its_sum);
-      const V about = kValues ? moved_sum(s, n, pilot) : s;
-      const auto next = cut(__builtin_convertvector(pilot + about * inverse_n, Vec<acc_t, D>));
-      const V shift = widen<D>(next) - pilot;
-      store(square, moved_square_sum(load<V>(square), about, n, shift));
-      if (!kValues) store(its_sum, moved_sum(about, n, shift));
-      store(at, next);
+    const Double n = Double{} + static_cast<double>(count), inverse_n = 1 / n;
+    for (int64_t m = first; m < last; m += kDoubles) {
+      const Double about_pilot = about(i, m, n), pilot = pilot_of(i, m);
+      const auto next = cut(__builtin_convertvector(pilot + about_pilot * inverse_n, Vec<acc_t, kDoubles>));
+      const Double shift = widen<kDoubles>(next) - pilot;
+      double* const square = squares(i) + m % kPad;
+      store(square, moved_square_sum(load<Double>(square), about_pilot, n, shift));
+      if (!kValues) store(sum(i) + m, moved_sum(about_pilot, n, shift));
+      store(of(pilots_, i) + m, next);
     }
   }
 
