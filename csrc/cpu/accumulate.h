@@ -46,7 +46,7 @@ class Chunk {
     }
     if (maskable) {
       if (t_.N > kFew) fill_labels(tile);
-      const FewRegions few = few_regions(tile, t_.N);
+      const FewRegions few = few_regions({tile.label, static_cast<size_t>(tile.size)}, t_.N);
       if (few.size <= kFew) {
         members_.find(tile, few);
         constexpr int kAll[kFew] = {0, 1, 2, 3};

@@ -4,37 +4,22 @@
 // under masks; elsewhere lanes are channels, as the coefficients lie in memory.
 #pragma once
 
-#include "../region_math.h"
 #include "accumulate.h"
+#include "apply_packed.h"
 
 namespace cas_ext::cpu {
 namespace CAS_ISA {
 
-constexpr int64_t kGradientTile = 2048;  // pixels; their int32 labels take 8 KB, a quarter of an L1 cache
-constexpr int64_t kPlanes = kPad;        // that are read and written side by side: so many streams suit the memory
-
-// Coefficients of one image.
-template <class acc_t>
-struct Coefficients {
-  Coefficients(const ApplyParams& p, int64_t b)
-      : N(p.shape.regions),
-        M(p.shape.channels),
-        weight(static_cast<acc_t>(p.factor) * static_cast<const acc_t*>(p.weight)[b * p.weight_stride]),
-        scale(static_cast<const acc_t*>(p.scale) + b * N),
-        center(static_cast<const acc_t*>(p.center) + b * N * M),
-        offset(static_cast<const acc_t*>(p.offset) + b * N * M) {}
-
-  const int64_t N, M;
-  const acc_t weight;
-  const acc_t *scale, *center, *offset;
-};
+constexpr int64_t kScattered = 2048;  // pixels of a tile at a time, unless run by run: int32 labels of 8 KB, a quarter
+                                      // of an L1 cache
+constexpr int64_t kTurnedPlanes = kPad;  // side by side
+constexpr int kTogether = 3;             // planes that are read and written side by side, run by run: by trial
 
 template <class scalar_t>
 class Gradient {
  public:
   using acc_t = AccOf<scalar_t>;
   static constexpr int L = kLanes<acc_t>, kRow = kRowLanes<acc_t>;
-  static constexpr int kTogether = sizeof(scalar_t) < sizeof(float) ? 2 : 4;  // planes written side by side, by trial
   using V = Vec<acc_t>;
   using Row = Vec<acc_t, kRow>;
 
@@ -52,39 +37,43 @@ class Gradient {
     if (tile.runs * kShortestRun <= tile.size && (packed_ || !from_.interleaved)) {
       list_runs(tile);
       if (!from_.interleaved) return plane_runs(tile, s, g);
-      return visit_few(M_, [&](auto M) { packed_runs<M.value>(tile, s, g); });
+      return visit_few(M_, [&](auto M) { PackedGradient<scalar_t>(c_).template runs<M.value>(tile, s, g); });
     }
-    fill_labels(tile);
+    for (int64_t x = 0; x < tile.size; x += kScattered) {
+      write_scattered(labels_of(tile, x, std::min(x + kScattered, tile.size)), s + x * from_.pixel, g + x * to_.pixel);
+    }
+  }
+
+ private:
+  void write_scattered(Labels label, const scalar_t* s, scalar_t* g) const {
     if (!from_.interleaved || packed_) {
-      const FewRegions few = few_regions(tile, N_);
-      if (few.size <= kFew && packed_) return visit_few(M_, [&](auto M) { packed_blend<M.value>(tile, few, s, g); });
-      if (few.size <= kFew) return visit_count<kFew>(few.size, [&](auto R) { plane_blend<R.value>(tile, few, s, g); });
+      const FewRegions few = few_regions(label, N_);
+      if (few.size <= kFew && packed_)
+        return visit_few(M_, [&](auto M) { PackedGradient<scalar_t>(c_).template blend<M.value>(label, few, s, g); });
+      if (few.size <= kFew) return visit_count<kFew>(few.size, [&](auto R) { plane_blend<R.value>(label, few, s, g); });
     }
-    if (packed_) return visit_few(M_, [&](auto M) { packed_rows<M.value>(tile, s, g); });
+    if (packed_)
+      return visit_few(M_, [&](auto M) { PackedGradient<scalar_t>(c_).template rows<M.value>(label, s, g); });
+    const int64_t size = static_cast<int64_t>(label.size());
     if (from_.interleaved && M_ >= kPad) {
-      for (int64_t x = 0; x < tile.size; ++x) row(tile.label[x], s + x * from_.pixel, g + x * to_.pixel);
+      for (int64_t x = 0; x < size; ++x) row(label[x], s + x * from_.pixel, g + x * to_.pixel);
       return;
     }
-    for (int64_t first = 0; first < M_; first += kPlanes) {
-      const auto next = NextPlanes<scalar_t>::after(s, from_.channel, first, M_, s + tile.size);
-      for (int64_t x = 0; x < tile.size; x += kTurnedPixels) {
-        turned(tile.label + x, std::min(kTurnedPixels, tile.size - x), first, std::min(kPlanes, M_ - first),
+    for (int64_t first = 0; first < M_; first += kTurnedPlanes) {
+      const auto next = NextPlanes<scalar_t>::after(s, from_.channel, first, M_, s + size);
+      for (int64_t x = 0; x < size; x += kTurnedPixels) {
+        turned(&label[x], std::min(kTurnedPixels, size - x), first, std::min(kTurnedPlanes, M_ - first),
                s + x * from_.pixel, g + x * to_.pixel, next.from(x));
       }
     }
   }
 
- private:
   // Of float32, where gradients are written at the same rate, enough lines are in flight without being asked for.
   CAS_HD static void ask_ahead(const scalar_t* s) {
     if constexpr (sizeof(scalar_t) < sizeof(float)) prefetch_ahead<L>(s);
   }
 
-  scalar_t element(int64_t i, int64_t m, scalar_t s) const {
-    if (i == kIgnored) return static_cast<scalar_t>(0);
-    const int64_t im = i * M_ + m;
-    return static_cast<scalar_t>(gradient_element(c_.weight, c_.scale[i], c_.center[im], c_.offset[im], to_acc(s)));
-  }
+  scalar_t element(int64_t i, int64_t m, scalar_t s) const { return c_.element(i, m, s); }
 
   void plane_runs(const Tile& tile, const scalar_t* s, scalar_t* g) const {
     for (int64_t m = 0; m < M_; m += kTogether) {
@@ -132,7 +121,8 @@ class Gradient {
 
   // R regions in turn: each lane takes the coefficients of its own.
   template <int R>
-  void plane_blend(const Tile& tile, const FewRegions& few, const scalar_t* s, scalar_t* g) const {
+  void plane_blend(Labels label, const FewRegions& few, const scalar_t* s, scalar_t* g) const {
+    const int64_t size = static_cast<int64_t>(label.size());
     const V weight = splat(c_.weight);
     for (int64_t m = 0; m < M_; ++m, s += from_.channel, g += to_.channel) {
       V scale[R], center[R], offset[R];
@@ -141,19 +131,19 @@ class Gradient {
         scale[r] = splat(c_.scale[few.region[r]]), center[r] = splat(c_.center[im]), offset[r] = splat(c_.offset[im]);
       }
       int64_t x = 0;
-      for (; x + L <= tile.size; x += L) {
+      for (; x + L <= size; x += L) {
         V its_scale = scale[0], its_center = center[0], its_offset = offset[0];
         for (int r = 1; r < R; ++r) {
-          const Mask<acc_t> here = members<acc_t>(tile.label + x, few.region[r]);
+          const Mask<acc_t> here = members<acc_t>(&label[x], few.region[r]);
           its_scale = here ? scale[r] : its_scale;
           its_center = here ? center[r] : its_center;
           its_offset = here ? offset[r] : its_offset;
         }
         ask_ahead(s + x);
         const V value = gradient_element(weight, its_scale, its_center, its_offset, load_acc<L>(s + x));
-        store_acc<L>(g + x, members<acc_t>(tile.label + x, kIgnored) ? V{} : value);
+        store_acc<L>(g + x, members<acc_t>(&label[x], kIgnored) ? V{} : value);
       }
-      for (; x < tile.size; ++x) g[x] = element(tile.label[x], m, s[x]);
+      for (; x < size; ++x) g[x] = element(label[x], m, s[x]);
     }
   }
 
@@ -174,7 +164,7 @@ class Gradient {
   // Channels [first, first + channels) of at most kTurnedPixels pixels with any labels, turned into rows and back.
   void turned(const int32_t* label, int64_t pixels, int64_t first, int64_t channels, const scalar_t* s, scalar_t* g,
               const NextPlanes<scalar_t>& next) const {
-    alignas(64) acc_t rows[kTurnedPixels * kPlanes], result[kTurnedPixels * kPlanes];
+    alignas(64) acc_t rows[kTurnedPixels * kTurnedPlanes], result[kTurnedPixels * kTurnedPlanes];
     s += first * from_.channel;
     channels <= kNarrow ? turn_rows<kNarrow>(s, from_, channels, pixels, rows, next)
                         : turn_rows<kPad>(s, from_, channels, pixels, rows, next);
@@ -211,95 +201,6 @@ class Gradient {
     }
   }
 
-  // Runs of touching pixels with M < kPad channels: M vectors hold L pixels.
-  template <int M>
-  void packed_runs(const Tile& tile, const scalar_t* s, scalar_t* g) const {
-    const V weight = splat(c_.weight);
-    for_each_run(tile, [&](int32_t i, int64_t x, int64_t length) {
-      const int64_t end = x + length;
-      if (i == kIgnored) return std::fill(g + x * M, g + end * M, static_cast<scalar_t>(0));
-      if (length >= L) {
-        const V scale = splat(c_.scale[i]);
-        V center[M], offset[M];
-        Packed<acc_t, M>::spread(c_.center + i * M, center);
-        Packed<acc_t, M>::spread(c_.offset + i * M, offset);
-        const auto pixels = [&](int64_t at) {
-          for (int v = 0; v < M; ++v) {
-            const int64_t k = at * M + v * L;
-            store_acc<L>(g + k, gradient_element(weight, scale, center[v], offset[v], load_acc<L>(s + k)));
-          }
-        };
-        for (; x + L <= end; x += L) pixels(x);
-        if (x < end) pixels(end - L);  // some pixels twice, with the same values
-        return;
-      }
-      for (; x < end; ++x) {
-        for (int m = 0; m < M; ++m) g[x * M + m] = element(i, m, s[x * M + m]);
-      }
-    });
-  }
-
-  // Touching pixels with any labels. A pixel's channels are written with some of the next, which are written anew then.
-  template <int M>
-  void packed_rows(const Tile& tile, const scalar_t* s, scalar_t* g) const {
-    constexpr int kWidth = M <= kNarrow ? kNarrow : kPad, R = kRowLanes<acc_t, kWidth>;
-    using W = Vec<acc_t, R>;
-    const W weight = splat<acc_t, R>(c_.weight);
-    int64_t x = 0;
-    for (; x * M + kWidth <= tile.size * M; ++x) {
-      const int64_t i = tile.label[x];
-#pragma GCC unroll 8
-      for (int m = 0; m < M; m += R) {
-        W value{};
-        if (i != kIgnored) {
-          const W center = load_first<R>(c_.center + i * M + m, std::min(M - m, R));
-          const W offset = load_first<R>(c_.offset + i * M + m, std::min(M - m, R));
-          value = gradient_element(weight, splat<acc_t, R>(c_.scale[i]), center, offset, load_acc<R>(s + x * M + m));
-        }
-        store_acc<R>(g + x * M + m, value);
-      }
-    }
-    for (; x < tile.size; ++x) {
-      for (int m = 0; m < M; ++m) g[x * M + m] = element(tile.label[x], m, s[x * M + m]);
-    }
-  }
-
-  // The same for regions in turn.
-  template <int M>
-  void packed_blend(const Tile& tile, const FewRegions& few, const scalar_t* s, scalar_t* g) const {
-    const V weight = splat(c_.weight);
-    V scale[kFew], center[kFew][M], offset[kFew][M];
-    Mask<acc_t> pixel[M];
-    Packed<acc_t, M>::pixels(pixel);
-    for (int r = 0; r < few.size; ++r) {
-      const int64_t i = few.region[r];
-      scale[r] = splat(c_.scale[i]);
-      Packed<acc_t, M>::spread(c_.center + i * M, center[r]);
-      Packed<acc_t, M>::spread(c_.offset + i * M, offset[r]);
-    }
-    int64_t x = 0;
-    for (; x + L <= tile.size && few.size > 0; x += L) {
-      Mask<acc_t> here[kFew];
-      for (int r = 1; r < few.size; ++r) here[r] = members<acc_t>(tile.label + x, few.region[r]);
-      const Mask<acc_t> ignored = members<acc_t>(tile.label + x, kIgnored);
-      for (int v = 0; v < M; ++v) {
-        V its_scale = scale[0], its_center = center[0][v], its_offset = offset[0][v];
-        for (int r = 1; r < few.size; ++r) {
-          const Mask<acc_t> mask = permute(here[r], pixel[v]);
-          its_scale = mask ? scale[r] : its_scale;
-          its_center = mask ? center[r][v] : its_center;
-          its_offset = mask ? offset[r][v] : its_offset;
-        }
-        const int64_t k = x * M + v * L;
-        const V value = gradient_element(weight, its_scale, its_center, its_offset, load_acc<L>(s + k));
-        store_acc<L>(g + k, permute(ignored, pixel[v]) ? V{} : value);
-      }
-    }
-    for (; x < tile.size; ++x) {
-      for (int m = 0; m < M; ++m) g[x * M + m] = element(tile.label[x], m, s[x * M + m]);
-    }
-  }
-
   const Coefficients<acc_t>& c_;
   const int64_t N_, M_;
   const Strides from_, to_;
@@ -315,8 +216,8 @@ void apply_range(const ApplyParams& p, int64_t b, int64_t begin, int64_t end) {
   const Gradient<scalar_t> writer(coefficients, {input.channel_stride, input.pixel_stride, input.interleaved},
                                   {gradient.channel_stride, gradient.pixel_stride, gradient.interleaved});
   Tile tile;
-  for (int64_t x = begin; x < end; x += kGradientTile) {
-    read_tile(p.target, p.shape, b, x, std::min(kGradientTile, end - x), tile);
+  for (int64_t x = begin; x < end; x += kTile) {
+    read_tile(p.target, p.shape, b, x, std::min(kTile, end - x), tile);
     writer.write(tile, s + x * input.pixel_stride, g + x * gradient.pixel_stride);
   }
 }

@@ -13,8 +13,8 @@ struct FewRegions {
   int size = 0;  // kFew + 1: there are more
 };
 
-// The regions that may occur in a tile, if they are few.
-inline FewRegions few_regions(const Tile& tile, int64_t regions) {
+// Which of `regions` may occur among these labels, if they are few.
+inline FewRegions few_regions(std::span<const int32_t> labels, int64_t regions) {
   FewRegions found;
   if (regions <= kFew) {
     for (; found.size < regions; ++found.size) found.region[found.size] = found.size;
@@ -27,11 +27,12 @@ inline FewRegions few_regions(const Tile& tile, int64_t regions) {
     for (int32_t region : found.region) same |= label == region;
     return same;
   };
-  for (int64_t x = 0; x < tile.size;) {
+  const int64_t size = static_cast<int64_t>(labels.size());
+  for (int64_t x = 0; x < size;) {
     Labels strange{};
-    const int64_t end = std::min(x + kBlock, tile.size);
+    const int64_t end = std::min(x + kBlock, size);
     for (int64_t k = x; k + kLabels <= end; k += kLabels) {
-      const Labels label = load<Labels>(tile.label + k);
+      const Labels label = load<Labels>(&labels[k]);
       Labels same = label == kIgnored;
       for (int32_t region : found.region) same |= label == region;
       strange |= ~same;
@@ -39,9 +40,9 @@ inline FewRegions few_regions(const Tile& tile, int64_t regions) {
     int32_t any = end - x < kBlock;
     for (int k = 0; k < kLabels; ++k) any |= strange[k];
     for (; any != 0 && x < end; ++x) {
-      if (known(tile.label[x])) continue;
+      if (known(labels[x])) continue;
       if (found.size == kFew) return {{}, kFew + 1};
-      found.region[found.size++] = tile.label[x];
+      found.region[found.size++] = labels[x];
     }
     x = end;
   }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstring>
+#include <span>
 
 #include "../labels.h"
 #include "simd.h"
@@ -161,12 +162,19 @@ inline void read_tile(const LabelArray& stored, const Shape& shape, int64_t b, i
   });
 }
 
+// Labels of the pixels [begin, end) of a tile.
+inline std::span<const int32_t> labels_of(Tile& tile, int64_t begin, int64_t end) {
+  if (!tile.filled) {
+    visit_labels(*tile.stored, [&](const auto* all) {
+      for (int64_t x = begin; x < end; ++x) tile.label[x] = static_cast<int32_t>(all[tile.first + x]);
+    });
+  }
+  return {tile.label + begin, tile.label + end};
+}
+
 inline void fill_labels(Tile& tile) {
-  if (tile.filled) return;
+  labels_of(tile, 0, tile.size);
   tile.filled = true;
-  visit_labels(*tile.stored, [&](const auto* all) {
-    for (int64_t x = 0; x < tile.size; ++x) tile.label[x] = static_cast<int32_t>(all[tile.first + x]);
-  });
 }
 
 // Lists the runs, of kShortestRun pixels on average or more.

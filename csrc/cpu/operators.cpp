@@ -221,9 +221,10 @@ Tensor apply(Tensor input, Tensor target, Tensor weight, bool average, Tensor sc
   torch::stable::parallel_for(0, p.shape.images * chunks, 1, [&](int64_t begin, int64_t end) {
     Scratch scratch;
     if (p.activation == Activation::kSoftmax) scratch = make_scratch(2 * softmax_bytes(p.shape));
-    for (int64_t t = begin; t < end; ++t) {
-      const int64_t x = t % chunks * length;
-      k.apply(p, t / chunks, x, std::min(x + length, P), scratch.get());
+    for (int64_t t = begin, next; t < end; t = next) {  // all that this thread has of an image: tiles are larger
+      const int64_t b = t / chunks, first = b * chunks;
+      next = std::min(end, first + chunks);
+      k.apply(p, b, (t - first) * length, std::min((next - first) * length, P), scratch.get());
     }
   });
   return call.finish();
