@@ -178,7 +178,7 @@ __global__ void __launch_bounds__(kSmallThreads, small_blocks<scalar_t>(kRegions
     found.scatter[i] = own[i].square;
 #pragma unroll
     for (int m = 0; m < kChannels; ++m) {
-      found.scatter[i] = centered_square_sum(found.scatter[i], own[i].sum[m], inverse_n);
+      found.scatter[i] = centered_square_sum(found.scatter[i], static_cast<double>(own[i].sum[m]), inverse_n);
       found.mean[i][m] = own[i].pilot[m] + own[i].sum[m] * inverse_n;
     }
   }
