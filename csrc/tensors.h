@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <array>
+#include <initializer_list>
 #include <stdexcept>
 #include <tuple>
 #include <vector>
@@ -135,6 +136,17 @@ inline void check_pixels(const Tensor& input, const Tensor& target) {
   require(input.get_device_index() == target.get_device_index(), "cas_ext: target must be on the device of input");
 }
 
+inline bool has_shape(const Tensor& t, std::initializer_list<int64_t> sizes) {
+  return t.dim() == static_cast<int64_t>(sizes.size()) && std::equal(sizes.begin(), sizes.end(), t.sizes().begin());
+}
+
+// Tables that kernels read as they are, beside `other`: on its device and contiguous.
+inline bool readable_beside(const Tensor& other, std::initializer_list<const Tensor*> tables) {
+  return std::all_of(tables.begin(), tables.end(), [&](const Tensor* t) {
+    return t->is_contiguous() && t->get_device_index() == other.get_device_index();
+  });
+}
+
 // The tensors that finalise returns for moments like `mean` (B, N, M), and the parameters that point at them.
 inline FinaliseTensors make_finalise(const Tensor& mean, double alpha, int64_t pairs, bool wide, int64_t reduction,
                                      FinaliseParams& params) {
@@ -162,9 +174,14 @@ inline FinaliseTensors make_finalise(const Tensor& mean, double alpha, int64_t p
 // The same for moments that are there.
 inline FinaliseTensors make_finalise(const Tensor& count, const Tensor& mean, const Tensor& scatter, double alpha,
                                      int64_t pairs, bool wide, FinaliseParams& params) {
-  require(mean.dim() == 3 && count.dim() == 2 && scatter.dim() == 2, "cas_ext: moments must be (B,N), (B,N,M), (B,N)");
-  require(count.is_contiguous() && mean.is_contiguous() && scatter.is_contiguous(),
-          "cas_ext: moments must be contiguous");
+  require(mean.dim() == 3 && has_shape(count, {mean.size(0), mean.size(1)}) &&
+              has_shape(scatter, {mean.size(0), mean.size(1)}),
+          "cas_ext: count, mean and scatter must have shapes (B, N), (B, N, M) and (B, N)");
+  require(count.scalar_type() == ScalarType::Long && mean.scalar_type() == ScalarType::Double &&
+              scatter.scalar_type() == ScalarType::Double,
+          "cas_ext: count must be int64, mean and scatter float64");
+  require(readable_beside(mean, {&count, &mean, &scatter}),
+          "cas_ext: count, mean and scatter must be contiguous and on one device");
   FinaliseTensors result = make_finalise(mean, alpha, pairs, wide, 0, params);
   params.count = static_cast<const int64_t*>(count.const_data_ptr());
   params.mean = static_cast<const double*>(mean.const_data_ptr());
@@ -191,8 +208,13 @@ inline ApplyCall make_apply(const Tensor& input, const Tensor& target, const Ten
                             int64_t activation) {
   check_pixels(input, target);
   require(weight.dim() == 1 && weight.size(0) == input.size(0), "cas_ext: weight must have shape (B,)");
-  require(scale.is_contiguous() && center.is_contiguous() && offset.is_contiguous(),
-          "cas_ext: scale, center and offset must be contiguous");
+  require(weight.get_device_index() == input.get_device_index(), "cas_ext: weight must be on the device of input");
+  require(scale.dim() == 2 && has_shape(scale, {input.size(0), scale.size(1)}) &&
+              has_shape(center, {input.size(0), scale.size(1), input.size(1)}) &&
+              has_shape(offset, {input.size(0), scale.size(1), input.size(1)}),
+          "cas_ext: scale, center and offset must have shapes (B, N), (B, N, M) and (B, N, M)");
+  require(readable_beside(input, {&scale, &center, &offset}),
+          "cas_ext: scale, center and offset must be contiguous and on the device of input");
   const ScalarType acc = input.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
   require(weight.scalar_type() == acc && scale.scalar_type() == acc && center.scalar_type() == acc &&
               offset.scalar_type() == acc,

@@ -180,7 +180,7 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
             for (unsigned j = 0; j < 8; ++j) {
               const bool known = met >> lane_pixel<float>(own.t, j) & 1;
 #pragma unroll
-              for (unsigned h = 0; h < 2; ++h) d[j][h] = known && isfinite(d[j][h]) ? 0.f : d[j][h];
+              for (unsigned h = 0; h < 2; ++h) d[j][h] = known && has_parts(d[j][h]) ? 0.f : d[j][h];
             }
             if (apart) keep_nonfinite_apart(p, shared, own.channel, x, d);
           }

@@ -62,6 +62,9 @@ __device__ __forceinline__ uint32_t equal_codes(uint32_t pixels, uint32_t region
   return bits;
 }
 
+// Whether the parts of a value are finite: those of one that rounds up to 2^128 are not.
+__device__ __forceinline__ bool has_parts(float value) { return fabsf(value) < 0x1.ffp127f; }
+
 // One pair of pixels' values as sums of kParts numbers each, the largest first.
 __device__ __forceinline__ void split_pair(float a, float b, PartPairs (&parts)[kParts], unsigned pair) {
 #pragma unroll

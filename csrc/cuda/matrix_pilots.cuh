@@ -75,8 +75,8 @@ __device__ __forceinline__ unsigned meet_regions(const AccumulateParams& p, Matr
   return met;
 }
 
-// A difference that is not finite would spoil the sums of all regions, as 0 times it is a NaN: the region's pilot, and
-// so its mean, becomes a NaN instead, for good.
+// A difference that is not finite, or has no parts, would spoil the sums of all regions, as 0 times it is a NaN: the
+// region's pilot, and so its mean, becomes a NaN instead, for good.
 __device__ __forceinline__ void keep_nonfinite_apart(const AccumulateParams& p, MatrixShared& shared, unsigned channel,
                                                      unsigned chunk_begin, LaneValues& d) {
   const MatrixPlace own(p, thread_again(), channel);
@@ -89,7 +89,7 @@ __device__ __forceinline__ void keep_nonfinite_apart(const AccumulateParams& p, 
       float* const pilot = reinterpret_cast<float*>(pilots_of(shared, own, region));
 #pragma unroll
       for (unsigned h = 0; h < 2; ++h) {
-        if (own.t != t || region >= p.shape.regions || isfinite(d[j][h])) continue;
+        if (own.t != t || region >= p.shape.regions || has_parts(d[j][h])) continue;
         pilot[h] = static_cast<float>(not_a_number());
       }
     }
@@ -98,7 +98,7 @@ __device__ __forceinline__ void keep_nonfinite_apart(const AccumulateParams& p, 
 #pragma unroll
   for (auto& of_pixel : d) {
 #pragma unroll
-    for (float& value : of_pixel) value = isfinite(value) ? value : 0.f;
+    for (float& value : of_pixel) value = has_parts(value) ? value : 0.f;
   }
 }
 

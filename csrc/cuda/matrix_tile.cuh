@@ -81,7 +81,11 @@ static_assert(sizeof(MatrixShared) + (kPilotCells + kMatrixWarps * 8 * kSquareSt
 // known that the pilot is from the others, D for the outlier: about it, n squares sum to n D^2 / known^2, no more than
 // the D^2 that the outlier adds to the scatter, so that nothing cancels. Of a few, 3 bits do.
 constexpr unsigned kFewFollowers = 8;
-__device__ __forceinline__ bool is_young(unsigned known, unsigned n) { return n > kFewFollowers && known * known < n; }
+__device__ __forceinline__ bool is_young(unsigned known, unsigned n) {
+  const unsigned enough = 0xffff;  // whose square still fits
+  known = known < enough ? known : enough;
+  return n > kFewFollowers && known * known < n;
+}
 
 // Labels of an interval's pixels, and none up to the end of a step. All threads have passed a barrier when it returns.
 __device__ __forceinline__ void read_labels(MatrixShared& shared, const LabelArray& target, unsigned regions,

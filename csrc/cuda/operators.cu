@@ -2,6 +2,7 @@
 // workspace, no host sync unless `validate` asks for one.
 #include <cuda_runtime.h>
 
+#include <array>
 #include <atomic>
 
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
@@ -70,13 +71,26 @@ void raise_from_device(const AccumulateParams& p, const Tensor& target, cudaStre
   });
 }
 
+// Whether kernels that need tensor cores run on this device, the current one: it has them, and what it runs is not
+// translated from the PTX of an older one.
+bool has_tensor_cores(int32_t device) {
+  constexpr int kDevices = 64;
+  enum : int8_t { kUnknown, kNo, kYes };
+  static std::array<std::atomic<int8_t>, kDevices> known{};
+  if (device < kDevices && known[device] != kUnknown) return known[device] == kYes;
+  int major = 0;  // of the compute capability
+  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "asking the device");
+  cudaFuncAttributes compiled{};
+  check(cudaFuncGetAttributes(&compiled, accumulate_matrix_kernel<1, false, kFewProducts>), "asking for a kernel");
+  const bool found = major >= 8 && compiled.ptxVersion >= 80;
+  if (device < kDevices) known[device] = found ? kYes : kNo;
+  return found;
+}
+
 void run_accumulate(AccumulateParams& p, const Tensor& input, const Tensor& target, bool validate) {
   const Launcher launch(input);
   if (validate) require_no_capture(launch.stream());
-  int major = 0;  // of the compute capability
-  check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, input.get_device_index()),
-        "asking the device");
-  const AccumulatePlan plan = plan_accumulate(p, major >= 8);
+  const AccumulatePlan plan = plan_accumulate(p, has_tensor_cores(input.get_device_index()));
   const int64_t bytes = workspace_bytes(p, plan);
   const Tensor workspace = empty(input, ScalarType::Byte, bytes + p.shape.images * sizeof(int64_t));
   char* const memory = static_cast<char*>(workspace.mutable_data_ptr());

@@ -82,6 +82,21 @@ def test_nonfinite_value_spoils_the_mean_of_its_region_and_channel_alone(dtype, 
     assert error(mean, clean[1]) < 3e-7 and error(scatter, clean[2]) < 1e-6
 
 
+@pytest.mark.parametrize("place", [3, 3000])
+def test_value_that_rounds_up_to_infinity_spoils_its_own_region_alone(place):
+    """Finite in float32, but not in the bfloat16 parts that products are made of."""
+    input, _ = one_block(4096, 20)
+    target = torch.randint(6, (1, 4096), generator=torch.Generator().manual_seed(6))
+    clean, _ = accumulate(input, target, 6)
+    input[0, 17, place] = 3.4e38
+    (count, mean, scatter), _ = accumulate(input, target, 6)
+    region = int(target[0, place])
+    assert not scatter[0, region].isfinite()
+    mean[0, region, 17], scatter[0, region] = clean[1][0, region, 17], clean[2][0, region]
+    assert torch.equal(count, clean[0])
+    assert error(mean, clean[1]) < 3e-7 and error(scatter, clean[2]) < 1e-6
+
+
 @EVERY_TYPE
 def test_intervals_that_meet_too_many_regions_are_cut(dtype):
     """Regions that come, go and come again, more of them than sums have room for, and none for a while."""
