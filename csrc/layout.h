@@ -24,7 +24,8 @@ inline bool collapse(int64_t dims, const int64_t* sizes, const int64_t* strides,
     out.pixel_stride = 1;
     return true;
   }
-  out.interleaved = out.channel_stride == 1;
+  // Pixels must not overlap, as those of an expanded array do: vectors go beyond the channels of a pixel, to the next.
+  out.interleaved = out.channel_stride == 1 && pixel_stride >= sizes[1];
   return out.interleaved;
 }
 

@@ -28,7 +28,7 @@ CAS_HD double between_scatter(double n, double mean, double merged_mean) {
   return n * delta * delta;
 }
 
-// Sum of squared deviations from the mean, given sums of d and d^2 about any pilot value taken from the group.
+// Sum of squared deviations from the mean, given sums of d and d^2 about a pilot near it.
 template <class T>
 CAS_HD T centered_square_sum(T square_sum, T sum, T inverse_n) {
   return square_sum - sum * sum * inverse_n;

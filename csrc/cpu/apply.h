@@ -48,6 +48,7 @@ class Gradient {
   void write_scattered(Labels label, const scalar_t* s, scalar_t* g) const {
     if (!from_.interleaved || packed_) {
       const FewRegions few = few_regions(label, N_);
+      if (few.size == 0 && !packed_) return ignore(label.size(), g);
       if (few.size <= kFew && packed_)
         return visit_few(M_, [&](auto M) { PackedGradient<scalar_t>(c_).template blend<M.value>(label, few, s, g); });
       if (few.size <= kFew) return visit_count<kFew>(few.size, [&](auto R) { plane_blend<R.value>(label, few, s, g); });
@@ -66,6 +67,10 @@ class Gradient {
                s + x * from_.pixel, g + x * to_.pixel, next.from(x));
       }
     }
+  }
+
+  void ignore(size_t pixels, scalar_t* g) const {
+    for (int64_t m = 0; m < M_; ++m) std::fill_n(g + m * to_.channel, pixels, scalar_t(0));
   }
 
   // Of float32, where gradients are written at the same rate, enough lines are in flight without being asked for.

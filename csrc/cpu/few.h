@@ -1,4 +1,4 @@
-// Tiles with a few regions: which, and the pixels of each, a bit for every pixel.
+// Stretches of labels with a few regions: which, and the pixels of each, a bit for every pixel.
 #pragma once
 
 #include "labels.h"
@@ -10,7 +10,7 @@ constexpr int kFew = 4;  // as many regions of a tile as are cheaper to mask tha
 
 struct FewRegions {
   int32_t region[kFew] = {kIgnored, kIgnored, kIgnored, kIgnored};
-  int size = 0;  // kFew + 1: there are more
+  int size = 0;  // 0: all pixels are ignored; kFew + 1: there are more
 };
 
 // Which of `regions` may occur among these labels, if they are few.

@@ -25,7 +25,7 @@ struct Tile {
   uint64_t begins[kTile / kWord];  // where they begin, a bit for each pixel
   int32_t run_region[kMaxRuns];    // once list_runs has run
   int32_t run_begin[kMaxRuns + 1];
-  int32_t label[kTile];  // once fill_labels has run
+  int32_t label[kTile];  // once fill_labels has run, or those that labels_of was asked for
   bool filled;
   const LabelArray* stored;
   int64_t first;  // its place in `stored`

@@ -213,6 +213,7 @@ Tensor apply(Tensor input, Tensor target, Tensor weight, bool average, Tensor sc
   ApplyCall call = make_apply(input, target, weight, average, scale, center, offset, ignore_index, activation);
   const ApplyParams& p = call.params;
   const int64_t P = p.shape.pixels;
+  // In pixels: no vector of any type crosses a cache line.
   const int64_t tile = p.activation == Activation::kSoftmax ? softmax_tile_pixels(p.shape.channels) : kLine;
   const int64_t length = round_up(std::max<int64_t>(1024, kMinChunk / std::max<int64_t>(p.shape.channels, 1)), tile);
   const int64_t chunks = (P + length - 1) / length;

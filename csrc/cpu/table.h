@@ -13,8 +13,9 @@ namespace cas_ext::cpu {
 namespace CAS_ISA {
 
 constexpr int64_t kFirstSegment = 16;       // pixels summed about the first one
-constexpr int64_t kPlaneSegment = 1 << 14;  // pixels of a region that runs bring about the same pilot, at most
-constexpr int64_t kRowSegment = 64;         // the same of rows with any labels
+constexpr int64_t kPlaneSegment = 1 << 14;  // pixels that are planned about the same pilot before it moves anyway: a
+                                            // tile more fits `room`
+constexpr int64_t kRowSegment = 64;         // pixels of rows with any labels about the same pilot, at most
 constexpr int64_t kRowChannels = 64;  // whose squares are added to floats before these join doubles: more would show
 constexpr int64_t kPilotPixels = 2;   // a segment has at most so many times the pixels behind its pilot
 
@@ -84,7 +85,7 @@ class RegionTable {
 
   // The same, channel by channel; count_pixels comes last.
   void merge_channel(int32_t i, int64_t m, int64_t pixels, double sum_about_pilot) {
-    sum(i)[m] += sum_about_pilot + (kValues ? static_cast<double>(pixels) * pilot(i)[m] : 0);
+    sum(i)[m] += sum_about_pilot + (kOfValues ? static_cast<double>(pixels) * pilot(i)[m] : 0);
   }
 
   void count_pixels(int32_t i, int64_t pixels) { state(i).count += pixels; }
@@ -155,7 +156,7 @@ class RegionTable {
       double* const square = squares(i);
       for (int64_t m = 0; m < padded; m += kDoubles) {
         const Double about_pilot = about(i, m, n);
-        store(part + m, kValues ? load<Double>(sum(i) + m) * inverse_n : pilot_of(i, m) + about_pilot * inverse_n);
+        store(part + m, kOfValues ? load<Double>(sum(i) + m) / n : pilot_of(i, m) + about_pilot * inverse_n);
         double* const at = square + m % kPad;
         store(at, centered_square_sum(load<Double>(at), about_pilot, inverse_n));
       }
@@ -168,7 +169,7 @@ class RegionTable {
 
  private:
   // Sums are of values as they are; of double, where these would be rounded, about the pilot.
-  static constexpr bool kValues = std::is_same_v<acc_t, float>;
+  static constexpr bool kOfValues = std::is_same_v<acc_t, float>;
 
   CAS_SELDOM void prepare_channels(const Piece& piece, int64_t first, int64_t last, const scalar_t* s,
                                    int64_t channel_stride) {
@@ -213,7 +214,7 @@ class RegionTable {
   Double pilot_of(int32_t i, int64_t m) const { return widen<kDoubles>(load<Vec<acc_t, kDoubles>>(pilot(i) + m)); }
   Double about(int32_t i, int64_t m, Double n) const {  // sums of values - pilot
     const auto s = load<Double>(sum(i) + m);
-    return kValues ? moved_sum(s, n, pilot_of(i, m)) : s;
+    return kOfValues ? moved_sum(s, n, pilot_of(i, m)) : s;
   }
 
   // Takes the mean of the `count` pixels so far as pilot.
@@ -225,7 +226,7 @@ class RegionTable {
       const Double shift = widen<kDoubles>(next) - pilot;
       double* const square = squares(i) + m % kPad;
       store(square, moved_square_sum(load<Double>(square), about_pilot, n, shift));
-      if (!kValues) store(sum(i) + m, moved_sum(about_pilot, n, shift));
+      if (!kOfValues) store(sum(i) + m, moved_sum(about_pilot, n, shift));
       store(of(pilots_, i) + m, next);
     }
   }

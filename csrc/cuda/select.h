@@ -129,7 +129,7 @@ inline AccumulateKernel select_products(const AccumulateParams& p) {
   return fits && pilots_fit && p.scalar == Scalar::kFloat ? AccumulateKernel::kMatrix : AccumulateKernel::kTable;
 }
 
-// `tensor_cores`: whether the device has those of sm_80 and later.
+// `tensor_cores`: whether the device has those of sm_80 and later, and runs code that was compiled for them.
 inline AccumulatePlan select_accumulate(const AccumulateParams& p, const AccumulateTiles& tiles, bool tensor_cores) {
   const Shape& s = p.shape;
   const int64_t size = bytes_of(p.scalar), wide = 16 / size;
