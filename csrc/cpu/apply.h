@@ -55,11 +55,18 @@ class Gradient {
     }
     if (packed_)
       return visit_few(M_, [&](auto M) { PackedGradient<scalar_t>(c_).template rows<M.value>(label, s, g); });
-    const int64_t size = static_cast<int64_t>(label.size());
     if (from_.interleaved && M_ >= kPad) {
-      for (int64_t x = 0; x < size; ++x) row(label[x], s + x * from_.pixel, g + x * to_.pixel);
+      for (int64_t x = 0; x < static_cast<int64_t>(label.size()); ++x) {
+        row(label[x], s + x * from_.pixel, g + x * to_.pixel);
+      }
       return;
     }
+    write_turned(label, s, g);
+  }
+
+  // Turned into rows and back.
+  void write_turned(Labels label, const scalar_t* s, scalar_t* g) const {
+    const int64_t size = static_cast<int64_t>(label.size());
     for (int64_t first = 0; first < M_; first += kTurnedPlanes) {
       const auto next = NextPlanes<scalar_t>::after(s, from_.channel, first, M_, s + size);
       for (int64_t x = 0; x < size; x += kTurnedPixels) {
@@ -69,7 +76,7 @@ class Gradient {
     }
   }
 
-  void ignore(size_t pixels, scalar_t* g) const {
+  __attribute__((noinline)) void ignore(size_t pixels, scalar_t* g) const {
     for (int64_t m = 0; m < M_; ++m) std::fill_n(g + m * to_.channel, pixels, scalar_t(0));
   }
 
