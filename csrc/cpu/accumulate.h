@@ -245,13 +245,14 @@ int64_t accumulate_chunk(const AccumulateParams& p, int64_t b, int64_t begin, in
   Chunk<scalar_t> chunk(p.shape, {input.channel_stride, input.pixel_stride, input.interleaved}, table.scratch);
   int64_t invalid = kNoPixel;
   Tile tile;
-  for (int64_t x = begin; x < end; x += kTile) {
-    read_tile(p.target, p.shape, b, x, std::min(kTile, end - x), tile);
+  const int64_t step = short_tile(p.shape.channels);
+  for (int64_t x = begin; x < end; x += step) {
+    read_tile(p.target, p.shape, b, x, std::min(step, end - x), tile);
     if (tile.invalid != kNoPixel && invalid == kNoPixel) invalid = x + tile.invalid;
     const scalar_t* const pixels = image + x * input.pixel_stride;
-    const bool ends_image = x + kTile >= p.shape.pixels;
+    const bool ends_image = x + step >= p.shape.pixels;
     chunk.add(tile, pixels,
-              !ends_image              ? pixels + kTile * input.pixel_stride
+              !ends_image              ? pixels + step * input.pixel_stride
               : b + 1 < p.shape.images ? image + input.image_stride
                                        : image);
   }

@@ -20,6 +20,7 @@ class Gradient {
  public:
   using acc_t = AccOf<scalar_t>;
   static constexpr int L = kLanes<acc_t>, kRow = kRowLanes<acc_t>;
+  static constexpr int64_t kLineOf = kLine / sizeof(scalar_t), kRowsAhead = 32 * kLineOf;  // 2 KB: by trial
   using V = Vec<acc_t>;
   using Row = Vec<acc_t, kRow>;
 
@@ -34,13 +35,21 @@ class Gradient {
 
   // `s`, `g`: the first pixel of the tile.
   void write(Tile& tile, const scalar_t* s, scalar_t* g) const {
-    if (tile.runs * kShortestRun <= tile.size && (packed_ || !from_.interleaved)) {
+    const bool scattered = tile.runs * kShortestRun > tile.size;
+    if (!scattered && (packed_ || !from_.interleaved)) {
       list_runs(tile);
       if (!from_.interleaved) return plane_runs(tile, s, g);
       return visit_few(M_, [&](auto M) { PackedGradient<scalar_t>(c_).template runs<M.value>(tile, s, g); });
     }
     for (int64_t x = 0; x < tile.size; x += kScattered) {
-      write_scattered(labels_of(tile, x, std::min(x + kScattered, tile.size)), s + x * from_.pixel, g + x * to_.pixel);
+      const Labels label = labels_of(tile, x, std::min(x + kScattered, tile.size));
+      const scalar_t* const from = s + x * from_.pixel;
+      scalar_t* const to = g + x * to_.pixel;
+      if (from_.interleaved && M_ >= kPad) {
+        scattered ? rows<true>(label, from, to) : rows<false>(label, from, to);
+      } else {
+        write_scattered(label, from, to);
+      }
     }
   }
 
@@ -55,13 +64,19 @@ class Gradient {
     }
     if (packed_)
       return visit_few(M_, [&](auto M) { PackedGradient<scalar_t>(c_).template rows<M.value>(label, s, g); });
-    if (from_.interleaved && M_ >= kPad) {
-      for (int64_t x = 0; x < static_cast<int64_t>(label.size()); ++x) {
-        row(label[x], s + x * from_.pixel, g + x * to_.pixel);
-      }
-      return;
-    }
     write_turned(label, s, g);
+  }
+
+  // Interleaved pixels of M >= kPad channels. What is read of the coefficients has no order where labels are scattered,
+  // and the processor then asks for less of the pixels, which have one.
+  template <bool scattered>
+  void rows(Labels label, const scalar_t* s, scalar_t* g) const {
+    for (int64_t x = 0; x < static_cast<int64_t>(label.size()); ++x, s += from_.pixel, g += to_.pixel) {
+      if constexpr (scattered) {
+        for (int64_t m = 0; m < M_; m += kLineOf) __builtin_prefetch(s + kRowsAhead + m);
+      }
+      row(label[x], s, g);
+    }
   }
 
   // Turned into rows and back.
@@ -78,11 +93,6 @@ class Gradient {
 
   __attribute__((noinline)) void ignore(size_t pixels, scalar_t* g) const {
     for (int64_t m = 0; m < M_; ++m) std::fill_n(g + m * to_.channel, pixels, scalar_t(0));
-  }
-
-  // Of float32, where gradients are written at the same rate, enough lines are in flight without being asked for.
-  CAS_HD static void ask_ahead(const scalar_t* s) {
-    if constexpr (sizeof(scalar_t) < sizeof(float)) prefetch_ahead<L>(s);
   }
 
   scalar_t element(int64_t i, int64_t m, scalar_t s) const { return c_.element(i, m, s); }
@@ -124,7 +134,7 @@ class Gradient {
       };
       if (length < L) return write(x);  // what follows is written anew with its own run
       for (; x + L <= end; x += L) {
-        for (int k = 0; k < K; ++k) ask_ahead(s + k * from_.channel + x);
+        for (int k = 0; k < K; ++k) ask_ahead<L>(s + k * from_.channel + x);
         write(x);
       }
       if (x < end) write(end - L);  // some pixels twice, with the same values
@@ -151,7 +161,7 @@ class Gradient {
           its_center = here ? center[r] : its_center;
           its_offset = here ? offset[r] : its_offset;
         }
-        ask_ahead(s + x);
+        ask_ahead<L>(s + x);
         const V value = gradient_element(weight, its_scale, its_center, its_offset, load_acc<L>(s + x));
         store_acc<L>(g + x, members<acc_t>(&label[x], kIgnored) ? V{} : value);
       }
@@ -228,8 +238,9 @@ void apply_range(const ApplyParams& p, int64_t b, int64_t begin, int64_t end) {
   const Gradient<scalar_t> writer(coefficients, {input.channel_stride, input.pixel_stride, input.interleaved},
                                   {gradient.channel_stride, gradient.pixel_stride, gradient.interleaved});
   Tile tile;
-  for (int64_t x = begin; x < end; x += kTile) {
-    read_tile(p.target, p.shape, b, x, std::min(kTile, end - x), tile);
+  const int64_t step = input.interleaved ? short_tile(p.shape.channels) : kTile;
+  for (int64_t x = begin; x < end; x += step) {
+    read_tile(p.target, p.shape, b, x, std::min(step, end - x), tile);
     writer.write(tile, s + x * input.pixel_stride, g + x * gradient.pixel_stride);
   }
 }

@@ -34,6 +34,12 @@ struct Coefficients {
   const acc_t *scale, *center, *offset;
 };
 
+// Of float32, where gradients are written at the same rate, enough lines are in flight without being asked for.
+template <int elements, class scalar_t>
+CAS_HD void ask_ahead(const scalar_t* s) {
+  if constexpr (sizeof(scalar_t) < sizeof(float)) prefetch_ahead<elements>(s);
+}
+
 // s, g: the first of M < kPad channels of pixels that follow each other.
 template <class scalar_t>
 class PackedGradient {
@@ -61,7 +67,10 @@ class PackedGradient {
             store_acc<L>(g + k, gradient_element(weight, scale, center[v], offset[v], load_acc<L>(s + k)));
           }
         };
-        for (; x + L <= end; x += L) pixels(x);
+        for (; x + L <= end; x += L) {
+          ask_ahead<M * L>(s + x * M);
+          pixels(x);
+        }
         if (x < end) pixels(end - L);  // some pixels twice, with the same values
         return;
       }
@@ -116,6 +125,7 @@ class PackedGradient {
       Mask<acc_t> here[kFew];
       for (int r = 1; r < few.size; ++r) here[r] = members<acc_t>(&label[x], few.region[r]);
       const Mask<acc_t> ignored = members<acc_t>(&label[x], kIgnored);
+      ask_ahead<M * L>(s + x * M);
       for (int v = 0; v < M; ++v) {
         V its_scale = scale[0], its_center = center[0][v], its_offset = offset[0][v];
         for (int r = 1; r < few.size; ++r) {

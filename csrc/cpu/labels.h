@@ -10,8 +10,13 @@
 namespace cas_ext::cpu {
 namespace CAS_ISA {
 
-// Pixels of a tile at most. Sixteen planes of it, half of which have been asked for ahead, fit an L2 cache of 512 KB.
-constexpr int64_t kTile = 8192;
+// Pixels of a tile at most: what happens once a tile is rare, and what is read or written of a plane is long.
+constexpr int64_t kTile = 32768;
+
+// Where pixels have many channels, tiles are shorter. Planes are summed kPad at a time: twice as many, half of which
+// have been asked for ahead, fit an L2 cache of 512 KB. Of interleaved pixels, labels asked for ahead stay there.
+constexpr int64_t short_tile(int64_t channels) { return channels < kPad ? kTile : 8192; }
+
 static_assert(kSoftmaxTile <= kTile);
 constexpr int64_t kShortestRun = 8;  // pixels on average: tiles with shorter runs get no list of them
 constexpr int64_t kMaxRuns = kTile / kShortestRun;
@@ -25,7 +30,7 @@ struct Tile {
   uint64_t begins[kTile / kWord];  // where they begin, a bit for each pixel
   int32_t run_region[kMaxRuns];    // once list_runs has run
   int32_t run_begin[kMaxRuns + 1];
-  int32_t label[kTile];  // once fill_labels has run, or those that labels_of was asked for
+  int32_t label[kTile];  // once fill_labels has run, or those that labels_of was asked for last
   bool filled;
   const LabelArray* stored;
   int64_t first;  // its place in `stored`
@@ -144,7 +149,7 @@ inline void read_tile(const LabelArray& stored, const Shape& shape, int64_t b, i
   tile.first = b * shape.pixels + begin;
   visit_labels(stored, [&](const auto* all) {
     const auto* label = all + tile.first;
-    for (const auto* next = label + kTile; next < label + 2 * kTile; next += kLine / sizeof(*label)) {
+    for (const auto* next = label + size; next < label + 2 * size; next += kLine / sizeof(*label)) {
       __builtin_prefetch(next, 0, 2);  // the next tile, for the L2 cache
     }
     tile.filled = !labels::all_plain(label, size, shape.regions, stored.ignore_index);
@@ -164,12 +169,12 @@ inline void read_tile(const LabelArray& stored, const Shape& shape, int64_t b, i
 
 // Labels of the pixels [begin, end) of a tile.
 inline std::span<const int32_t> labels_of(Tile& tile, int64_t begin, int64_t end) {
-  if (!tile.filled) {
-    visit_labels(*tile.stored, [&](const auto* all) {
-      for (int64_t x = begin; x < end; ++x) tile.label[x] = static_cast<int32_t>(all[tile.first + x]);
-    });
-  }
-  return {tile.label + begin, tile.label + end};
+  if (tile.filled) return {tile.label + begin, tile.label + end};
+  visit_labels(*tile.stored, [&](const auto* all) {
+    const auto* label = all + tile.first + begin;
+    for (int64_t x = 0; x < end - begin; ++x) tile.label[x] = static_cast<int32_t>(label[x]);
+  });
+  return {tile.label, tile.label + (end - begin)};
 }
 
 inline void fill_labels(Tile& tile) {
