@@ -58,7 +58,7 @@ def inputs(pixels: int, channels: int, dtype: torch.dtype):
 def main(side: str) -> None:
     torch.manual_seed(0)
     guarded = [Guarded(side) for _ in range(6)]
-    shapes = itertools.product([1, 7, 64, 4101], [1, 2, 3, 4, 6, 8, 9, 21], [1, 2, 5, 40])
+    shapes = itertools.product([1, 7, 64, 4101], [1, 2, 3, 4, 6, 8, 9, 21], [1, 2, 5, 40, 100])
     for pixels, channels, regions in shapes:
         for dtype, activation in itertools.product([torch.float32, torch.bfloat16, torch.float64], [0, 1]):
             for input, mask in itertools.product(inputs(pixels, channels, dtype), masks(pixels, regions)):

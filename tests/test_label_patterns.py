@@ -11,16 +11,17 @@ from devices import on_devices
 import cas_ext
 
 IGNORED = -100
-PIXELS = 8192 + 517  # a whole tile of the CPU kernels, and a part of one
+PIXELS = 8192 + 517  # a whole tile of the CPU kernels where channels are many, and a part of one
+LONG = 32768 + PIXELS  # a whole tile where they are few, and parts of one
 
 
-def runs(length, regions, seed=0):
-    """(PIXELS) labels in runs of `length` pixels on average, a tenth of them ignored."""
+def runs(length, regions, seed=0, pixels=PIXELS):
+    """(pixels) labels in runs of `length` pixels on average, a tenth of them ignored."""
     generator = torch.Generator().manual_seed(seed)
-    lengths = torch.randint(1, 2 * length, (PIXELS,), generator=generator)
-    labels = torch.randint(regions, (PIXELS,), generator=generator)
-    labels[torch.rand(PIXELS, generator=generator) < 0.1] = IGNORED
-    return labels.repeat_interleave(lengths)[:PIXELS]
+    lengths = torch.randint(1, 2 * length, (pixels,), generator=generator)
+    labels = torch.randint(regions, (pixels,), generator=generator)
+    labels[torch.rand(pixels, generator=generator) < 0.1] = IGNORED
+    return labels.repeat_interleave(lengths)[:pixels]
 
 
 def few_then_many():
@@ -37,11 +38,20 @@ def one_often_others_once():
 
 
 PATTERNS = {
-    f"{n} regions, runs of {length}": runs(length, n) for n in (2, 3, 5, 20, 300, 3000) for length in (1, 4, 12, 22, 90)
+    f"{n} regions, runs of {length}": runs(length, n)
+    for n in (2, 3, 5, 20, 50, 100, 300, 3000)
+    for length in (1, 4, 12, 22, 90)
 }
 PATTERNS |= {"few, then many": few_then_many(), "one often, others once": one_often_others_once()}
+LONG_PATTERNS = {
+    f"{n} regions, runs of {length}, long": runs(length, n, pixels=LONG)
+    for n in (2, 60, 1000)
+    for length in (1, 12, 90)
+}
 CASES = [(name, channels) for name in PATTERNS for channels in (1, 3, 5, 8, 9, 21, 40)]
 CASES += [("20 regions, runs of 1", 300), ("few, then many", 300)]  # so many that sums of rows are merged more often
+CASES += [(name, channels) for name in LONG_PATTERNS for channels in (2, 9)]
+PATTERNS |= LONG_PATTERNS
 
 
 @cache
@@ -49,7 +59,7 @@ def case(name, channels):
     """Descriptors that every dtype holds exactly, labels, and the reference's moments."""
     labels = PATTERNS[name]
     generator = torch.Generator().manual_seed(3)
-    input = torch.randn(1, channels, PIXELS, 1, generator=generator).bfloat16()
+    input = torch.randn(1, channels, len(labels), 1, generator=generator).bfloat16()
     target = labels[None, :, None].to(torch.int32)
     regions = int(labels.max()) + 1
     return input, target, cas_ext.reference.region_moments(input.double(), target, regions, ignore_index=IGNORED)

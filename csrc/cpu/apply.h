@@ -1,17 +1,17 @@
 // apply on the CPU: input (B,M,P), target (B,P), coefficients -> gradient (B,M,P) of a range of pixels of one image.
 // One thread owns the range: it reads each element once and writes each once, ignored pixels too (as 0). Per tile it
 // chooses: long runs of equal labels keep their coefficients in registers; a few regions that alternate are blended
-// under masks; elsewhere lanes are channels, as the coefficients lie in memory.
+// under masks; planes look up coefficients of up to 128 regions in registers (AVX-512); elsewhere lanes are channels, as
+// the coefficients lie in memory.
 #pragma once
 
 #include "accumulate.h"
+#include "apply_lookup.h"
 #include "apply_packed.h"
 
 namespace cas_ext::cpu {
 namespace CAS_ISA {
 
-constexpr int64_t kScattered = 2048;  // pixels of a tile at a time, unless run by run: int32 labels of 8 KB, a quarter
-                                      // of an L1 cache
 constexpr int64_t kTurnedPlanes = kPad;  // side by side
 constexpr int kTogether = 3;             // planes that are read and written side by side, run by run: by trial
 
@@ -31,10 +31,11 @@ class Gradient {
         M_(c_.M),
         from_(from),
         to_(to),
-        packed_(from.interleaved && M_ < kPad && from.pixel == M_ && to.pixel == M_) {}
+        packed_(from.interleaved && M_ < kPad && from.pixel == M_ && to.pixel == M_),
+        looked_up_(c_, from.channel, to.channel) {}
 
   // `s`, `g`: the first pixel of the tile.
-  void write(Tile& tile, const scalar_t* s, scalar_t* g) const {
+  void write(Tile& tile, const scalar_t* s, scalar_t* g) {
     const bool scattered = tile.runs * kShortestRun > tile.size;
     if (!scattered && (packed_ || !from_.interleaved)) {
       list_runs(tile);
@@ -54,7 +55,7 @@ class Gradient {
   }
 
  private:
-  void write_scattered(Labels label, const scalar_t* s, scalar_t* g) const {
+  void write_scattered(Labels label, const scalar_t* s, scalar_t* g) {
     if (!from_.interleaved || packed_) {
       const FewRegions few = few_regions(label, N_);
       if (few.size == 0 && !packed_) return ignore(label.size(), g);
@@ -64,6 +65,9 @@ class Gradient {
     }
     if (packed_)
       return visit_few(M_, [&](auto M) { PackedGradient<scalar_t>(c_).template rows<M.value>(label, s, g); });
+    if constexpr (LookedUpPlanes<scalar_t>::kMost > 0) {
+      if (!from_.interleaved && looked_up_.pays(label.size())) return looked_up_.write(label, s, g);
+    }
     write_turned(label, s, g);
   }
 
@@ -227,6 +231,7 @@ class Gradient {
   const int64_t N_, M_;
   const Strides from_, to_;
   const bool packed_;
+  LookedUpPlanes<scalar_t> looked_up_;
 };
 
 template <class scalar_t>
@@ -235,8 +240,8 @@ void apply_range(const ApplyParams& p, int64_t b, int64_t begin, int64_t end) {
   const scalar_t* s = static_cast<const scalar_t*>(input.data) + b * input.image_stride;
   scalar_t* g = static_cast<scalar_t*>(gradient.data) + b * gradient.image_stride;
   const Coefficients<AccOf<scalar_t>> coefficients(p, b);
-  const Gradient<scalar_t> writer(coefficients, {input.channel_stride, input.pixel_stride, input.interleaved},
-                                  {gradient.channel_stride, gradient.pixel_stride, gradient.interleaved});
+  Gradient<scalar_t> writer(coefficients, {input.channel_stride, input.pixel_stride, input.interleaved},
+                            {gradient.channel_stride, gradient.pixel_stride, gradient.interleaved});
   Tile tile;
   const int64_t step = input.interleaved ? short_tile(p.shape.channels) : kTile;
   for (int64_t x = begin; x < end; x += step) {

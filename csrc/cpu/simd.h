@@ -71,6 +71,22 @@ CAS_HD V permute(V v, Index index) {
 #endif
 }
 
+// The same of two vectors, one after the other.
+template <class V, class Index>
+CAS_HD V permute_two(V low, V high, Index index) {
+#ifdef __clang__
+  constexpr int lanes = sizeof(V) / sizeof(low[0]);
+  V result{};
+  for (int k = 0; k < lanes; ++k) {
+    const int at = index[k] & (2 * lanes - 1);
+    result[k] = at < lanes ? low[at] : high[at - lanes];
+  }
+  return result;
+#else
+  return __builtin_shuffle(low, high, index);
+#endif
+}
+
 // `lanes` stored values as the type of pixel arithmetic.
 template <int lanes, class scalar_t>
 CAS_HD Vec<AccOf<scalar_t>, lanes> load_acc(const scalar_t* s) {
