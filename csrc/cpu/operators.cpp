@@ -21,7 +21,8 @@ namespace {
 
 constexpr int64_t kMinChunk = 16384;  // pixels of one channel; below, a thread costs more than it brings
 constexpr int64_t kMaxChunks = 64;    // per image
-constexpr int64_t kTableShare = 100;  // the input is at least this many times larger than the chunks' tables
+constexpr int64_t kTableShare = 100;  // the input is at least this many times larger than the chunks' tables,
+constexpr int64_t kFewShare = 16, kFewChunks = 4;  // or this many times, for so few chunks that threads have work
 
 // Memory that begins at a cache line.
 struct DeleteScratch {
@@ -39,8 +40,9 @@ constexpr int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / un
 // How many chunks an image is cut into: a function of the shape alone, so that results do not depend on threads.
 int64_t chunks_of(const Shape& s) {
   const int64_t by_work = s.pixels * s.channels / (2 * kMinChunk);
-  const int64_t by_memory = s.pixels * static_cast<int64_t>(sizeof(float)) /
-                            (2 * static_cast<int64_t>(sizeof(double)) * s.regions * kTableShare);
+  const int64_t tables = s.pixels * static_cast<int64_t>(sizeof(float)) /
+                         (2 * static_cast<int64_t>(sizeof(double)) * s.regions);  // as large as the input
+  const int64_t by_memory = std::max(tables / kTableShare, std::min(tables / kFewShare, kFewChunks));
   return std::clamp<int64_t>(std::min(by_work, by_memory), 1, kMaxChunks);
 }
 
