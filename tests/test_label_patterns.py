@@ -42,6 +42,10 @@ PATTERNS = {
     for n in (2, 3, 5, 20, 50, 100, 300, 3000)
     for length in (1, 4, 12, 22, 90)
 }
+PATTERNS |= {
+    f"{n} regions, none ignored": torch.randint(n, (PIXELS,), generator=torch.Generator().manual_seed(n))
+    for n in (32, 33, 64, 65, 128, 129)  # where the way of looking coefficients up changes
+}
 PATTERNS |= {"few, then many": few_then_many(), "one often, others once": one_often_others_once()}
 LONG_PATTERNS = {
     f"{n} regions, runs of {length}, long": runs(length, n, pixels=LONG)
@@ -50,7 +54,7 @@ LONG_PATTERNS = {
 }
 CASES = [(name, channels) for name in PATTERNS for channels in (1, 3, 5, 8, 9, 21, 40)]
 CASES += [("20 regions, runs of 1", 300), ("few, then many", 300)]  # so many that sums of rows are merged more often
-CASES += [(name, channels) for name in LONG_PATTERNS for channels in (2, 9)]
+CASES += [(name, channels) for name in LONG_PATTERNS for channels in (1, 2, 9)]
 PATTERNS |= LONG_PATTERNS
 
 

@@ -245,7 +245,7 @@ int64_t accumulate_chunk(const AccumulateParams& p, int64_t b, int64_t begin, in
   Chunk<scalar_t> chunk(p.shape, {input.channel_stride, input.pixel_stride, input.interleaved}, table.scratch);
   int64_t invalid = kNoPixel;
   Tile tile;
-  const int64_t step = short_tile(p.shape.channels);
+  const int64_t step = tile_pixels(p.shape.channels);
   for (int64_t x = begin; x < end; x += step) {
     read_tile(p.target, p.shape, b, x, std::min(step, end - x), tile);
     if (tile.invalid != kNoPixel && invalid == kNoPixel) invalid = x + tile.invalid;

@@ -1,8 +1,8 @@
 // apply on the CPU: input (B,M,P), target (B,P), coefficients -> gradient (B,M,P) of a range of pixels of one image.
 // One thread owns the range: it reads each element once and writes each once, ignored pixels too (as 0). Per tile it
 // chooses: long runs of equal labels keep their coefficients in registers; a few regions that alternate are blended
-// under masks; planes look up coefficients of up to 128 regions in registers (AVX-512); elsewhere lanes are channels, as
-// the coefficients lie in memory.
+// under masks; planes look up coefficients of up to 128 regions in registers (AVX-512); elsewhere lanes are channels,
+// as the coefficients lie in memory.
 #pragma once
 
 #include "accumulate.h"
@@ -13,6 +13,7 @@ namespace cas_ext::cpu {
 namespace CAS_ISA {
 
 constexpr int64_t kTurnedPlanes = kPad;  // side by side
+constexpr int64_t kRowsAhead = 2048;     // bytes: how far ahead scattered interleaved pixels are asked for, by trial
 constexpr int kTogether = 3;             // planes that are read and written side by side, run by run: by trial
 
 template <class scalar_t>
@@ -20,7 +21,7 @@ class Gradient {
  public:
   using acc_t = AccOf<scalar_t>;
   static constexpr int L = kLanes<acc_t>, kRow = kRowLanes<acc_t>;
-  static constexpr int64_t kLineOf = kLine / sizeof(scalar_t), kRowsAhead = 32 * kLineOf;  // 2 KB: by trial
+  static constexpr int64_t kLineOf = kLine / sizeof(scalar_t);
   using V = Vec<acc_t>;
   using Row = Vec<acc_t, kRow>;
 
@@ -75,9 +76,10 @@ class Gradient {
   // and the processor then asks for less of the pixels, which have one.
   template <bool scattered>
   void rows(Labels label, const scalar_t* s, scalar_t* g) const {
+    const int64_t ahead = (kRowsAhead / kLine * kLineOf + from_.pixel - 1) / from_.pixel * from_.pixel;
     for (int64_t x = 0; x < static_cast<int64_t>(label.size()); ++x, s += from_.pixel, g += to_.pixel) {
       if constexpr (scattered) {
-        for (int64_t m = 0; m < M_; m += kLineOf) __builtin_prefetch(s + kRowsAhead + m);
+        for (int64_t m = 0; m < M_; m += kLineOf) __builtin_prefetch(s + ahead + m);
       }
       row(label[x], s, g);
     }
@@ -243,7 +245,7 @@ void apply_range(const ApplyParams& p, int64_t b, int64_t begin, int64_t end) {
   Gradient<scalar_t> writer(coefficients, {input.channel_stride, input.pixel_stride, input.interleaved},
                             {gradient.channel_stride, gradient.pixel_stride, gradient.interleaved});
   Tile tile;
-  const int64_t step = input.interleaved ? short_tile(p.shape.channels) : kTile;
+  const int64_t step = input.interleaved ? tile_pixels(p.shape.channels) : kTile;
   for (int64_t x = begin; x < end; x += step) {
     read_tile(p.target, p.shape, b, x, std::min(step, end - x), tile);
     writer.write(tile, s + x * input.pixel_stride, g + x * gradient.pixel_stride);

@@ -2,10 +2,15 @@
 // looks those of its own region up there.
 #pragma once
 
+#include <vector>
+
 #include "apply_packed.h"
 
 namespace cas_ext::cpu {
 namespace CAS_ISA {
+
+constexpr int64_t kScattered = 2048;  // pixels of a tile at a time, unless run by run: int32 labels of 8 KB, a quarter
+                                      // of an L1 cache
 
 // A value for each of 2 * kPairs * kLanes regions, in registers. A shuffle looks up in a pair of them.
 template <class acc_t, int kPairs>
@@ -26,7 +31,7 @@ class RegionValues {
   CAS_HD V of(Mask<acc_t> region) const {
     V value[kPairs];
 #pragma GCC unroll 4
-    for (int p = 0; p < kPairs; ++p) value[p] = permute_two(low_[p], high_[p], region);
+    for (int p = 0; p < kPairs; ++p) value[p] = __builtin_shuffle(low_[p], high_[p], region);
 #pragma GCC unroll 2
     for (int bit = 2 * L, apart = 1; apart < kPairs; bit *= 2, apart *= 2) {
       const auto upper = (region & bit) != 0;
@@ -67,7 +72,7 @@ class LookedUpPlanes {
   }
 
  private:
-  // Planes side by side, as many as have room for their coefficients.
+  // Planes side by side, by trial: of 32 regions all coefficients have room, of 128 half of them come from the stack.
   template <int kPairs>
   static constexpr int kPlanes = kPairs == 1 ? 3 : 2;
 
@@ -99,7 +104,7 @@ class LookedUpPlanes {
     }
     const V weight = splat(c_.weight);
     const int64_t size = static_cast<int64_t>(label.size());
-    const scalar_t* next = m + K < c_.M ? s + (m + K) * from_channel_ : s + size;  // planes, or pixels
+    const scalar_t* next = m + 2 * K <= c_.M ? s + (m + K) * from_channel_ : s + size;  // K planes, or pixels
     s += m * from_channel_, g += m * to_channel_;
     int64_t x = 0;
     for (; x + L <= size; x += L) {

@@ -9,8 +9,6 @@ namespace cas_ext::cpu {
 namespace CAS_ISA {
 
 using Labels = std::span<const int32_t>;  // of pixels that follow each other
-constexpr int64_t kScattered = 2048;  // pixels of a tile at a time, unless run by run: int32 labels of 8 KB, a quarter
-                                      // of an L1 cache
 
 // Coefficients of one image.
 template <class acc_t>

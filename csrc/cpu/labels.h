@@ -13,9 +13,10 @@ namespace CAS_ISA {
 // Pixels of a tile at most: what happens once a tile is rare, and what is read or written of a plane is long.
 constexpr int64_t kTile = 32768;
 
-// Where pixels have many channels, tiles are shorter. Planes are summed kPad at a time: twice as many, half of which
-// have been asked for ahead, fit an L2 cache of 512 KB. Of interleaved pixels, labels asked for ahead stay there.
-constexpr int64_t short_tile(int64_t channels) { return channels < kPad ? kTile : 8192; }
+// Pixels of a tile, but of planes in the backward: fewer where they have many channels. Planes are summed kPad at a
+// time: twice as many, half of which have been asked for ahead, fit an L2 cache of 512 KB. Of interleaved pixels,
+// labels asked for ahead stay there.
+constexpr int64_t tile_pixels(int64_t channels) { return channels < kPad ? kTile : kTile / 4; }
 
 static_assert(kSoftmaxTile <= kTile);
 constexpr int64_t kShortestRun = 8;  // pixels on average: tiles with shorter runs get no list of them

@@ -21,8 +21,9 @@ namespace {
 
 constexpr int64_t kMinChunk = 16384;  // pixels of one channel; below, a thread costs more than it brings
 constexpr int64_t kMaxChunks = 64;    // per image
-constexpr int64_t kTableShare = 100;  // the input is at least this many times larger than the chunks' tables,
-constexpr int64_t kFewShare = 16, kFewChunks = 4;  // or this many times, for so few chunks that threads have work
+// How many times larger than the chunks' tables, of 16 bytes for each region and channel, a float32 input is at least:
+// kFewShare in the few chunks that give other threads work, kTableShare beyond.
+constexpr int64_t kTableShare = 100, kFewShare = 16, kFewChunks = 4;
 
 // Memory that begins at a cache line.
 struct DeleteScratch {
@@ -41,7 +42,7 @@ constexpr int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / un
 int64_t chunks_of(const Shape& s) {
   const int64_t by_work = s.pixels * s.channels / (2 * kMinChunk);
   const int64_t tables = s.pixels * static_cast<int64_t>(sizeof(float)) /
-                         (2 * static_cast<int64_t>(sizeof(double)) * s.regions);  // as large as the input
+                         (2 * static_cast<int64_t>(sizeof(double)) * s.regions);  // that take as much as the input
   const int64_t by_memory = std::max(tables / kTableShare, std::min(tables / kFewShare, kFewChunks));
   return std::clamp<int64_t>(std::min(by_work, by_memory), 1, kMaxChunks);
 }

@@ -51,7 +51,7 @@ CAS_HD void store(void* to, V v) {
 
 template <class acc_t, int lanes = kLanes<acc_t>>
 CAS_HD Vec<acc_t, lanes> splat(acc_t s) {
-  return Vec<acc_t, lanes>{} + s;
+  return s - Vec<acc_t, lanes>{};  // keeps the sign of a zero, which + does not
 }
 
 template <class scalar_t>
@@ -68,22 +68,6 @@ CAS_HD V permute(V v, Index index) {
   return result;
 #else
   return __builtin_shuffle(v, index);
-#endif
-}
-
-// The same of two vectors, one after the other.
-template <class V, class Index>
-CAS_HD V permute_two(V low, V high, Index index) {
-#ifdef __clang__
-  constexpr int lanes = sizeof(V) / sizeof(low[0]);
-  V result{};
-  for (int k = 0; k < lanes; ++k) {
-    const int at = index[k] & (2 * lanes - 1);
-    result[k] = at < lanes ? low[at] : high[at - lanes];
-  }
-  return result;
-#else
-  return __builtin_shuffle(low, high, index);
 #endif
 }
 
