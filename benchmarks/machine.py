@@ -23,6 +23,7 @@ WARM_BYTES = 6 << 30  # that malloc is given before anything is measured
 CEILING_BUFFER = 64 << 20  # bytes
 CUDA_CEILING_BUFFER = 1 << 30  # bytes: a launch is nothing beside it
 CEILING_SECONDS = 1.0  # for each way of reading or copying
+LOOK_SECONDS = 0.05  # between two looks at the memory, at least
 
 
 def last_level_cache(device: str) -> int:
@@ -93,6 +94,9 @@ def describe(device: str, command: str) -> dict[str, object]:
     }
 
 
+Read = Callable[[Tensor], Tensor]
+
+
 class Memory:
     """Buffers that add up to `bytes`: they measure the ceilings, and reading them flushes the cache."""
 
@@ -102,6 +106,10 @@ class Memory:
         generator = torch.Generator(device).manual_seed(0)
         first = torch.rand(size // 4, generator=generator, device=device)
         self.buffers = [first, *(first.clone() for _ in range(1, max(2, -(-bytes // size))))]
+        self.targets = [b.clone() for b in self.buffers]
+        self.read: Read = torch.sum
+        self.samples: list[tuple[float, float]] = []  # seconds of a read and of a copy
+        self.looked = 0.0
 
     def flush(self) -> None:
         for buffer in self.buffers:
@@ -109,11 +117,26 @@ class Memory:
 
     def ceilings(self) -> dict[str, float]:
         """GB/s of the best read-only reduction, and of a copy, which counts the bytes read and those written."""
-        reads: tuple[Callable[[Tensor], Tensor], ...] = (torch.sum, torch.amax, lambda b: torch.dot(b, b))
-        read_seconds = min(self._median_seconds([lambda b=b, r=r: r(b) for b in self.buffers]) for r in reads)
-        targets = [torch.empty_like(b) for b in self.buffers]
-        pairs = list(zip(targets, self.buffers, strict=True))
-        copy_seconds = self._median_seconds([lambda t=t, b=b: t.copy_(b) for t, b in pairs])
+        reads: tuple[Read, ...] = (torch.sum, torch.amax, lambda b: torch.dot(b, b))
+        seconds = [self._median_seconds([lambda b=b, r=r: r(b) for b in self.buffers]) for r in reads]
+        self.read = reads[seconds.index(min(seconds))]
+        pairs = list(zip(self.targets, self.buffers, strict=True))
+        return self._gbps(min(seconds), self._median_seconds([lambda t=t, b=b: t.copy_(b) for t, b in pairs]))
+
+    def look(self) -> None:
+        """One sample of each ceiling, unless the last is recent: a virtual machine's memory is faster at some times."""
+        if time.perf_counter() - self.looked < LOOK_SECONDS:
+            return
+        for buffer, target in zip(self.buffers, self.targets, strict=True):
+            self.samples.append((self._seconds(lambda: self.read(buffer)), self._seconds(lambda: target.copy_(buffer))))
+        self.looked = time.perf_counter()
+
+    def seen(self) -> dict[str, float]:
+        """The ceilings by the looks since the last call."""
+        samples, self.samples, self.looked = self.samples, [], 0.0
+        return self._gbps(*(statistics.median(seconds) for seconds in zip(*samples, strict=True)))
+
+    def _gbps(self, read_seconds: float, copy_seconds: float) -> dict[str, float]:
         size = self.buffers[0].nbytes
         return {"read_gbps": size / read_seconds / 1e9, "copy_gbps": 2 * size / copy_seconds / 1e9}
 

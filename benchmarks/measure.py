@@ -118,11 +118,12 @@ def time_cpu(
     phase: str,
     budget_s: float,
     flush: Callable[[], None],
+    look: Callable[[], None],
 ) -> dict[str, Timing]:
     """Wall times of several implementations, their samples interleaved so that a slow spell of the machine meets all.
 
-    `flush` empties the cache between an untimed forward and a timed backward. Each loss must have run once, so that it
-    is compiled.
+    `flush` empties the cache between an untimed forward and a timed backward; `look` runs before each round of samples.
+    Each loss must have run once, so that it is compiled.
     """
     before = flush if phase == "backward" and sets[0].input.nbytes >= FLUSHED_BYTES else _nothing
     rotations = {name: _Rotation(loss, sets, regions) for name, loss in losses.items()}
@@ -137,6 +138,7 @@ def time_cpu(
         rounds = max(planned.values(), default=0)
         samples: dict[str, list[float]] = {name: [] for name in losses}
         for r in range(rounds):
+            look()
             for name, rotation in rotations.items():
                 if (r + 1) * planned[name] // rounds > r * planned[name] // rounds:
                     seconds = rotation.wall_seconds(phase, calls[name], before)

@@ -33,12 +33,11 @@ def section(results: Path) -> str:
 
 
 def _of_file(path: Path, result: dict) -> str:
-    read, copy = (result["ceilings"][name] for name in ("read_gbps", "copy_gbps"))
     threads = f", {result['threads']} thread{'s' * (result['threads'] != 1)}" if result["threads"] else ""
     scaled = "" if result["scale"] == "full" else "; sizes scaled down for this machine"
     scaled += "; inputs are logits, with the softmax in front of the loss" * (result.get("activation") == "softmax")
     lines = [
-        f"**{result['device']}**{threads}: {read:.0f} GB/s read, {copy:.0f} GB/s copied{scaled}. "
+        f"**{result['device']}**{threads}: {_bandwidth(result)}{scaled}. "
         f"torch {result['torch']}, {result['date'][:10]}, commit {(result['commit'] or 'unknown')[:10]}: `{result['command']}`",
         "",
     ]
@@ -59,6 +58,18 @@ def _of_file(path: Path, result: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _bandwidth(result: dict) -> str:
+    """The ceilings, and between what they lay beside the rows where they were looked at there (on a CPU)."""
+    beside = [row["ceilings"] for row in result["rows"] if row.get("ceilings")]
+    texts = []
+    for name, verb in (("read_gbps", "read"), ("copy_gbps", "copied")):
+        low, high = (f"{end(c[name] for c in beside):.0f}" if beside else "" for end in (min, max))
+        texts.append(
+            f"{result['ceilings'][name]:.0f} GB/s {verb}" + f" ({low} to {high} during the run)" * (low != high)
+        )
+    return ", ".join(texts)
+
+
 def _table(path: Path, device_type: str, found: dict[tuple, Group]) -> list[str]:
     """The settings that differ from the first one in their case alone, and how many of all meet the targets."""
     lines = [HEADER, "|---" * (HEADER.count("|") - 1) + "|"]
@@ -76,7 +87,8 @@ def _table(path: Path, device_type: str, found: dict[tuple, Group]) -> list[str]
         *lines,
         "",
         f"{', '.join(base[i] for i in (2, 3, 5))}; `compiled` and `eager`: how many times faster than "
-        "the best compiled and the best eager PyTorch, forward and backward together; error: against float64. "
+        "the best compiled and the best eager PyTorch, forward and backward together; share of bandwidth: of a plain "
+        "read and of a copy, on a CPU beside the row; error: against float64. "
         f"{met} of all {len(complete)} settings meet every target measured there; "
         f"`python -m benchmarks.report {name}` lists them. At full bandwidth: what a kernel would reach that moved "
         "no byte twice and used all of the bandwidth measured here."

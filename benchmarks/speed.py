@@ -13,6 +13,7 @@ import importlib.util
 import json
 import math
 import shlex
+import statistics
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -110,7 +111,7 @@ class Run:
         cache = machine.last_level_cache(self.device)
         self.rotation = TINY_ROTATION if options.scale == "tiny" else machine.ROTATIONS * cache
         memory = machine.Memory(self.device, self.rotation)
-        self.flush = memory.flush if self.device == "cpu" else None
+        self.memory = memory if self.device == "cpu" else None  # looked at while rows are measured
         self.result = {
             **machine.describe(self.device, command),
             "device_type": self.device,
@@ -160,11 +161,13 @@ class Run:
         present = [name for name in present if name in peaks]
         for phase in self.options.phases:
             timings = self._time(present, regions, phase, absent)
+            ceilings = self.memory.seen() if self.memory is not None and timings else self.result["ceilings"]
             for name in peers:
                 if name in timings:
-                    self._add_row(setting, name, phase, timings[name], errors[name][phase], peaks[name][phase])
+                    figures = errors[name][phase], peaks[name][phase]
+                    self._add_row(setting, name, phase, ceilings, timings[name], *figures)
                 else:
-                    self._add_row(setting, name, phase, None, None, None, absent[name])
+                    self._add_row(setting, name, phase, ceilings, None, None, None, absent[name])
 
     @contextmanager
     def _reporting_failure(self, name: str, absent: dict[str, str | None]) -> Iterator[None]:
@@ -206,9 +209,9 @@ class Run:
         self, names: list[str], regions: int, phase: str, absent: dict[str, str | None]
     ) -> dict[str, measure.Timing]:
         budget = self.options.budget
-        if self.device == "cpu":
+        if self.memory is not None:
             losses = {name: self.losses[name] for name in names}
-            return measure.time_cpu(losses, self.sets, regions, phase, budget, self.flush)
+            return measure.time_cpu(losses, self.sets, regions, phase, budget, self.memory.flush, self.memory.look)
         timings = {}
         for name in names:
             with self._reporting_failure(name, absent):
@@ -220,6 +223,7 @@ class Run:
         setting: Setting,
         name: str,
         phase: str,
+        ceilings: dict[str, float],
         timing: measure.Timing | None,
         error: float | None,
         peak: int | None,
@@ -237,14 +241,17 @@ class Run:
             "impl": name,
             "kind": self.peers[name].kind,
             "phase": phase,
-            **dict.fromkeys(("ms", "eager_ms", "gbps", "share_of_ceiling", "rel_error", "peak_extra_bytes")),
+            **dict.fromkeys(
+                ("ms", "eager_ms", "gbps", "ceilings", "share_of_ceiling", "rel_error", "peak_extra_bytes")
+            ),
             **dict.fromkeys(("spread", "samples", "timer")),
             "note": note,
         }
         if timing is not None:
             row |= vars(timing)
             row["gbps"] = cases.floor_bytes(setting, phase) / timing.ms / 1e6
-            row["share_of_ceiling"] = share(row, self.result["ceilings"])
+            row["ceilings"] = ceilings
+            row["share_of_ceiling"] = share(row, ceilings)
             row["rel_error"] = error if math.isfinite(error) else None
             row["peak_extra_bytes"] = peak
             if not error <= TOLERANCE[setting.dtype]:
@@ -276,13 +283,21 @@ def share(row: dict, ceilings: dict[str, float]) -> float:
 
 
 def settle(result: dict, at_end: dict[str, float]) -> None:
-    """All shares by the higher of the ceilings at the start and at the end: the machine has what it has shown to have."""
-    at_start = result["ceilings_at_start"]
+    """Shares and ceilings of the whole run.
+
+    CPU: shares are of what the memory did while a row was measured, the run's ceilings are the medians of that. CUDA:
+    both are the higher of the ceilings at the start and at the end: the machine has what it has shown to have.
+    """
+    at_start, rows = result["ceilings_at_start"], [row for row in result["rows"] if row["ms"] is not None]
     result["ceilings_at_end"] = at_end
+    if result["device_type"] == "cpu":
+        if rows:
+            result["ceilings"] = {name: statistics.median(row["ceilings"][name] for row in rows) for name in at_start}
+        return
     result["ceilings"] = {name: max(at_start[name], at_end[name]) for name in at_start}
-    for row in result["rows"]:
-        if row["ms"] is not None:
-            row["share_of_ceiling"] = share(row, result["ceilings"])
+    for row in rows:
+        row["ceilings"] = result["ceilings"]
+        row["share_of_ceiling"] = share(row, row["ceilings"])
 
 
 def unavailable(options: argparse.Namespace) -> dict[str, str]:

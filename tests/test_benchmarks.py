@@ -38,6 +38,7 @@ def test_results_have_the_documented_keys(results):
     for row in result["rows"]:
         assert set(row) >= AXES | FIGURES
         assert row["phase"] in cases.PHASES and row["dtype"] in cases.DTYPES and row["mask"] in cases.MASKS
+        assert row["share_of_ceiling"] == pytest.approx(speed.share(row, row["ceilings"]))
         assert row["ms"] > 0 and row["share_of_ceiling"] > 0 and row["rel_error"] <= 1e-5 and row["note"] is None
 
 
@@ -146,11 +147,11 @@ def test_a_softmax_that_hardly_pays_is_named():
     assert report.missed(next(iter(report.groups(rows).values())), "cpu") == ["1.8x unfused < 2x"]
 
 
-def test_shares_are_of_the_higher_ceiling_and_of_the_bytes_of_their_phase():
+def test_shares_on_cuda_are_of_the_higher_ceiling_and_of_the_bytes_of_their_phase():
     """40 x 256 x 256 pixels of 2 floats and a byte: 23.6 MB read, and 21.0 MB written by the backward."""
     times = {"forward": 10.0, "backward": 20.0, "both": 30.0}
     result = made_up(*(row("cas_ext", "ours", ms, phase) for phase, ms in times.items()))
-    result["ceilings_at_start"] = {"read_gbps": 5.0, "copy_gbps": 8.0}
+    result |= {"device_type": "cuda", "ceilings_at_start": {"read_gbps": 5.0, "copy_gbps": 8.0}}
     speed.settle(result, {"read_gbps": 10.0, "copy_gbps": 4.0})
     assert result["ceilings"] == {"read_gbps": 10.0, "copy_gbps": 8.0}
     pixels = 40 * 256 * 256
@@ -158,6 +159,15 @@ def test_shares_are_of_the_higher_ceiling_and_of_the_bytes_of_their_phase():
     expected = {"forward": forward / 0.010, "backward": backward / 0.020, "both": (forward + backward) / 0.030}
     shares = {row["phase"]: row["share_of_ceiling"] for row in result["rows"]}
     assert shares == pytest.approx(expected)
+
+
+def test_ceilings_on_the_cpu_are_those_that_were_seen_beside_the_rows():
+    seen = [{"read_gbps": read, "copy_gbps": read + 1} for read in (5.0, 20.0, 7.0)]
+    result = made_up(*(row("cas_ext", "ours", 10.0, share_of_ceiling=0.6, ceilings=ceilings) for ceilings in seen))
+    result["ceilings_at_start"] = {"read_gbps": 40.0, "copy_gbps": 40.0}
+    speed.settle(result, {"read_gbps": 50.0, "copy_gbps": 50.0})
+    assert result["ceilings"] == {"read_gbps": 7.0, "copy_gbps": 8.0}
+    assert [row["share_of_ceiling"] for row in result["rows"]] == [0.6] * 3
 
 
 def test_two_runs_are_compared_by_their_ratios():

@@ -9,7 +9,7 @@ import pytest
 import torch
 from test_benchmark_peers import setting
 
-from benchmarks import cases, measure, memory, peers
+from benchmarks import cases, machine, measure, memory, peers
 from benchmarks.cases import Setting
 
 
@@ -24,9 +24,25 @@ def test_rotation_uses_every_buffer_set_in_turn_and_keeps_gradients():
     case_setting = setting("tiny")
     input, target = cases.make_input(case_setting, "cpu"), cases.make_target(case_setting, "cpu")
     sets = [measure.BufferSet(input.detach().clone().requires_grad_(), target) for _ in range(3)]
-    times = measure.time_cpu({"a": peers.onehot, "b": peers.scatter_add}, sets, 2, "backward", 0.005, lambda: None)
+    losses, looks = {"a": peers.onehot, "b": peers.scatter_add}, []
+    times = measure.time_cpu(losses, sets, 2, "backward", 0.005, lambda: None, lambda: looks.append(1))
+    assert len(looks) == max(timing.samples for timing in times.values())
     assert all(s.gradient is not None and s.gradient.shape == input.shape for s in sets)
     assert all(timing.ms > 0 and timing.samples >= measure.MIN_SAMPLES for timing in times.values())
+
+
+def test_ceilings_seen_are_those_of_the_looks_since_the_last_call(monkeypatch):
+    monkeypatch.setattr(machine, "LOOK_SECONDS", 0.0)
+    looked_at = machine.Memory("cpu", 1 << 16)
+    assert len(looked_at.buffers) == 2
+    seconds = iter([1.0, 4.0, 2.0, 8.0, 2.0, 8.0, 5.0, 9.0, 0.5, 1.0, 0.5, 1.0])  # of a read and a copy in turn
+    monkeypatch.setattr(looked_at, "_seconds", lambda call: next(seconds))
+    for _ in range(2):
+        looked_at.look()
+    size = looked_at.buffers[0].nbytes / 1e9
+    assert looked_at.seen() == {"read_gbps": size / 2.0, "copy_gbps": 2 * size / 8.0}
+    looked_at.look()
+    assert looked_at.seen() == {"read_gbps": size / 0.5, "copy_gbps": 2 * size / 1.0}
 
 
 @pytest.mark.parametrize("phase", cases.PHASES)
