@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 _FOLDER = Path(__file__).parent
-INSTRUCTION_SETS = ("baseline", "avx2", "avx512")  # csrc/cpu/isa_*.cpp
+INSTRUCTION_SETS = ("baseline", "avx2", "avx512", "avx512_bf16")  # csrc/cpu/isa_*.cpp
 ACTIVATIONS = {None: 0, "softmax": 1}  # enum Activation in csrc/params.h
 PAIRS = {"ordered": 0, "unordered": 1, "mean": 2}  # enum Pairs in csrc/params.h
 REDUCTIONS = {"none": 0, "mean": 1, "sum": 2}  # enum Reduction in csrc/params.h

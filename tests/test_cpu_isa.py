@@ -18,7 +18,7 @@ FILES = (
 )
 
 
-@pytest.mark.parametrize("isa", ["baseline", "avx2"])  # the suite itself runs on the best, mostly avx512
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])  # the suite itself runs on the best
 def test_lesser_instruction_set_passes_the_tests_too(isa):
     skip_unless_supported(isa)
     files = [str(HERE / file) for file in FILES]

@@ -7,17 +7,18 @@
 #include "blocks.h"
 #include "kernels.h"
 #include "packed.h"
-#include "sums.h"
+#include "products.h"
 
 namespace cas_ext::cpu {
 namespace CAS_ISA {
 
-constexpr int64_t kShortRun = 20;       // mean run length (pixels) of a tile below which its planes become rows first
+template <class scalar_t>  // mean run length (pixels) of a tile below which its planes become rows first
+constexpr int64_t kShortRun = kProducts<scalar_t> ? 12 : 20;
 constexpr int64_t kRunBlock = 512;      // pixels that do so at a time
 constexpr int64_t kShortRowOfFew = 12;  // mean run length below which few interleaved channels are not summed by runs
 static_assert(kShortRowOfFew >= kShortestRun);
 // Mean run lengths below which two regions are cheaper to mask: planar, interleaved.
-constexpr int64_t kLongRunOfTwo = CAS_X86_LEVEL >= 4 ? 128 : 64, kLongRowOfTwo = 32;
+constexpr int64_t kLongRunOfTwo = CAS_X86_LEVEL >= 5 ? 96 : CAS_X86_LEVEL >= 4 ? 128 : 64, kLongRowOfTwo = 32;
 
 template <class scalar_t>
 class Chunk {
@@ -41,7 +42,7 @@ class Chunk {
     const int64_t shortest = strides_.interleaved && M_ < kPad ? kShortRowOfFew : kShortestRun;
     if ((by_planes || strides_.interleaved) && !mask_two && mean_run >= shortest) {
       list_runs(tile);
-      if (by_planes) return add_planes(tile, s, next, mean_run < kShortRun);
+      if (by_planes) return add_planes(tile, s, next, mean_run < kShortRun<scalar_t>);
       return M_ < kPad ? add_runs(tile, s) : blocks_.add_runs(tile, s);
     }
     if (maskable) {
@@ -114,8 +115,14 @@ class Chunk {
           const Piece& piece = piece_[p];
           const int64_t i = piece.region, x = piece.begin;
           t_.prepare(piece, m, std::min(m + kPad, t_.padded), s + x, strides_.channel);
-          sum_planes<K.value>(planes, strides_.channel, x, piece.pixels, tile.size, t_.pilot(i) + m, t_.sum(i) + m,
-                              t_.squares(i), next);
+          const acc_t* const pilot = t_.pilot(i) + m;
+          double *const sum = t_.sum(i) + m, *const squares = t_.squares(i);
+          if constexpr (kProducts<scalar_t>) {
+            if (sum_plane_products<K.value>(planes, strides_.channel, x, piece.pixels, pilot, sum, squares, next)) {
+              continue;
+            }
+          }
+          sum_planes<K.value>(planes, strides_.channel, x, piece.pixels, tile.size, pilot, sum, squares, next);
         }
       });
     }
@@ -199,6 +206,13 @@ class Chunk {
           const acc_t* const center[2] = {of.pilot[r] + m, of.pilot[std::min(r + 1, of.size - 1)] + m};
           const int regions = std::min(2, of.size - r);
           visit_count<2>(regions, [&](auto R) {
+            if constexpr (kProducts<scalar_t>) {
+              if (sum_masked_products<K.value, R.value>(s + m * strides_.channel, strides_.channel, members_,
+                                                        of.which + r, begin, end, of.pixels + r, center, sum,
+                                                        of.squares + r, r == 0)) {
+                return;
+              }
+            }
             sum_masked<K.value, R.value>(s + m * strides_.channel, strides_.channel, members_, of.which + r, begin, end,
                                          of.pixels + r, center, sum, of.squares + r, r == 0);
           });

@@ -15,17 +15,17 @@ bool supported(const Kernels& k) {
   __builtin_cpu_init();
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   if (&k == &kAvx2) return avx2;
-  if (&k == &kAvx512) {
-    return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  }
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  if (&k == &kAvx512) return avx512;
+  if (&k == &kAvx512Bf16) return avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("bmi2");
 #endif
   return &k == &kBaseline;
 }
 
 const Kernels& choose() {
 #ifdef CAS_X86
-  const Kernels* known[] = {&kAvx512, &kAvx2, &kBaseline};
+  const Kernels* known[] = {&kAvx512Bf16, &kAvx512, &kAvx2, &kBaseline};
 #else
   const Kernels* known[] = {&kBaseline};
 #endif
@@ -35,7 +35,7 @@ const Kernels& choose() {
     if (supported(*k) && (any || std::strcmp(wish, k->name) == 0)) return *k;
   }
   throw std::invalid_argument(
-      std::string("CAS_EXT_CPU_ISA must be avx512, avx2 or baseline and supported by this processor, got ") + wish);
+      std::string("CAS_EXT_CPU_ISA must be avx512_bf16, avx512, avx2 or baseline and supported by this processor, got ") + wish);
 }
 
 }  // namespace

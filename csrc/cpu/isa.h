@@ -7,37 +7,57 @@
 namespace cas_ext::cpu {
 namespace CAS_ISA {
 
-inline int64_t accumulate(const AccumulateParams& p, int64_t b, int64_t begin, int64_t end, const ChunkTable& t) {
-  const bool softmax = p.activation == Activation::kSoftmax;
+template <class scalar_t>
+int64_t accumulate_as(const AccumulateParams& p, int64_t b, int64_t begin, int64_t end, const ChunkTable& table) {
+  return p.activation == Activation::kSoftmax ? accumulate_softmax<scalar_t>(p, b, begin, end, table)
+                                              : accumulate_chunk<scalar_t>(p, b, begin, end, table);
+}
+
+template <class scalar_t>
+void apply_as(const ApplyParams& p, int64_t b, int64_t begin, int64_t end, void* scratch) {
+  p.activation == Activation::kSoftmax ? apply_softmax<scalar_t>(p, b, begin, end, scratch)
+                                       : apply_range<scalar_t>(p, b, begin, end);
+}
+
+#if CAS_X86_LEVEL >= 5
+// What this adds to AVX-512 is for bfloat16 alone.
+inline int64_t accumulate(const AccumulateParams& p, int64_t b, int64_t begin, int64_t end, const ChunkTable& table) {
+  return p.scalar == Scalar::kBFloat16 ? accumulate_as<c10::BFloat16>(p, b, begin, end, table)
+                                       : kAvx512.accumulate(p, b, begin, end, table);
+}
+
+inline void apply(const ApplyParams& p, int64_t b, int64_t begin, int64_t end, void* scratch) {
+  p.scalar == Scalar::kBFloat16 ? apply_as<c10::BFloat16>(p, b, begin, end, scratch)
+                                : kAvx512.apply(p, b, begin, end, scratch);
+}
+#else
+inline int64_t accumulate(const AccumulateParams& p, int64_t b, int64_t begin, int64_t end, const ChunkTable& table) {
   switch (p.scalar) {
     case Scalar::kHalf:
-      return softmax ? accumulate_softmax<c10::Half>(p, b, begin, end, t)
-                     : accumulate_chunk<c10::Half>(p, b, begin, end, t);
+      return accumulate_as<c10::Half>(p, b, begin, end, table);
     case Scalar::kBFloat16:
-      return softmax ? accumulate_softmax<c10::BFloat16>(p, b, begin, end, t)
-                     : accumulate_chunk<c10::BFloat16>(p, b, begin, end, t);
+      return accumulate_as<c10::BFloat16>(p, b, begin, end, table);
     case Scalar::kFloat:
-      return softmax ? accumulate_softmax<float>(p, b, begin, end, t) : accumulate_chunk<float>(p, b, begin, end, t);
+      return accumulate_as<float>(p, b, begin, end, table);
     case Scalar::kDouble:
-      return softmax ? accumulate_softmax<double>(p, b, begin, end, t) : accumulate_chunk<double>(p, b, begin, end, t);
+      return accumulate_as<double>(p, b, begin, end, table);
   }
   return kNoPixel;
 }
 
 inline void apply(const ApplyParams& p, int64_t b, int64_t begin, int64_t end, void* scratch) {
-  const bool softmax = p.activation == Activation::kSoftmax;
   switch (p.scalar) {
     case Scalar::kHalf:
-      return softmax ? apply_softmax<c10::Half>(p, b, begin, end, scratch) : apply_range<c10::Half>(p, b, begin, end);
+      return apply_as<c10::Half>(p, b, begin, end, scratch);
     case Scalar::kBFloat16:
-      return softmax ? apply_softmax<c10::BFloat16>(p, b, begin, end, scratch)
-                     : apply_range<c10::BFloat16>(p, b, begin, end);
+      return apply_as<c10::BFloat16>(p, b, begin, end, scratch);
     case Scalar::kFloat:
-      return softmax ? apply_softmax<float>(p, b, begin, end, scratch) : apply_range<float>(p, b, begin, end);
+      return apply_as<float>(p, b, begin, end, scratch);
     case Scalar::kDouble:
-      return softmax ? apply_softmax<double>(p, b, begin, end, scratch) : apply_range<double>(p, b, begin, end);
+      return apply_as<double>(p, b, begin, end, scratch);
   }
 }
+#endif
 
 }  // namespace CAS_ISA
 }  // namespace cas_ext::cpu

@@ -82,6 +82,7 @@ extern const Kernels kBaseline;
 #ifdef CAS_X86
 extern const Kernels kAvx2;
 extern const Kernels kAvx512;
+extern const Kernels kAvx512Bf16;
 #endif
 
 // The fastest kernels this processor runs, or those that CAS_EXT_CPU_ISA (baseline, avx2, avx512) asks for.

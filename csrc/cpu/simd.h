@@ -123,6 +123,10 @@ CAS_HD void store_acc(scalar_t* to, Vec<AccOf<scalar_t>, lanes> v) {
   if constexpr (std::is_same_v<scalar_t, AccOf<scalar_t>>) {
     store(to, v);
   } else if constexpr (std::is_same_v<scalar_t, c10::BFloat16>) {  // round to nearest even; NaN stays NaN
+#if CAS_X86_LEVEL >= 5
+    if constexpr (lanes == 16) return store(to, _mm512_cvtneps_pbh((__m512)v));
+    if constexpr (lanes == 8) return store(to, _mm256_cvtneps_pbh((__m256)v));
+#endif
     using Word = Vec<uint32_t, lanes>;
     const Word bits = (Word)v, rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
     const Word word = v != v ? Word{} + 0x7fc0u : rounded;

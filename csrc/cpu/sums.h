@@ -42,7 +42,7 @@ CAS_HD void sum_planes(const scalar_t* s, int64_t stride, int64_t begin, int64_t
   };
   // A group of every plane; `keep`: drops what does not belong to the piece.
   const auto add = [&](int64_t at_x, const auto(&keep)[G], auto chain) {
-    if (chain == 0) next.template ask<kTogether * kStep>(at_x);
+    if (chain == 0) next.template ask<kTogether * kStep, K>(at_x);
 #pragma GCC unroll 8
     for (int k = 0; k < K; ++k) {
       const scalar_t* at = s + k * stride + at_x;

@@ -39,12 +39,12 @@ struct NextPlanes {
     return {next > 0 ? s + next * stride : next_tile, stride, std::min(kPad, M - next)};
   }
 
-  // `elements` of each, from pixel x on.
-  template <int elements>
+  // `elements` of each, from pixel x on; as a rule there are K planes.
+  template <int elements, int K = kPad>
   CAS_HD void ask(int64_t x) const {
-    if (planes == kPad) {
+    if (planes == K) {
 #pragma GCC unroll 8
-      for (int k = 0; k < kPad; ++k) prefetch<elements, false>(first + k * stride + x);
+      for (int k = 0; k < K; ++k) prefetch<elements, false>(first + k * stride + x);
     } else {
       for (int64_t k = 0; k < planes; ++k) prefetch<elements, false>(first + k * stride + x);
     }
