@@ -13,7 +13,7 @@ namespace cas_ext::cpu {
 namespace CAS_ISA {
 
 template <class scalar_t>  // mean run length (pixels) of a tile below which its planes become rows first
-constexpr int64_t kShortRun = kProducts<scalar_t> ? 12 : 20;
+constexpr int64_t kShortRun = kProducts<scalar_t> ? 16 : 20;
 constexpr int64_t kRunBlock = 512;      // pixels that do so at a time
 constexpr int64_t kShortRowOfFew = 12;  // mean run length below which few interleaved channels are not summed by runs
 static_assert(kShortRowOfFew >= kShortestRun);

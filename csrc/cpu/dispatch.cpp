@@ -35,7 +35,9 @@ const Kernels& choose() {
     if (supported(*k) && (any || std::strcmp(wish, k->name) == 0)) return *k;
   }
   throw std::invalid_argument(
-      std::string("CAS_EXT_CPU_ISA must be avx512_bf16, avx512, avx2 or baseline and supported by this processor, got ") + wish);
+      std::string(
+          "CAS_EXT_CPU_ISA must be avx512_bf16, avx512, avx2 or baseline and supported by this processor, got ") +
+      wish);
 }
 
 }  // namespace

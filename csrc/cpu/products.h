@@ -1,6 +1,7 @@
 // The same sums over bfloat16 by the instructions that multiply pairs of values and add both products to a float
 // (AVX-512 BF16): of values times one, and of their squares, without a pilot. A square has 16 bits, so 128 of them that
-// are close enough for anything to cancel add up in a float without rounding. What is about the pilot follows in double.
+// are close enough for anything to cancel add up in a float without rounding. What is about the pilot follows in
+// double.
 #pragma once
 
 #include "../region_math.h"
@@ -32,70 +33,45 @@ CAS_HD __m512i load_pairs(const c10::BFloat16* s, uint32_t bits) { return _mm512
 // The lowest n bits, n >= 0.
 CAS_HD uint32_t first_bits(int64_t n) { return _bzhi_u32(~0u, static_cast<uint32_t>(std::min<int64_t>(n, 32))); }
 
-// Whether values were finite and no square has overflowed.
-CAS_HD bool all_finite(Vec<double> squares) {
-  const __m512d infinity = _mm512_set1_pd(std::numeric_limits<double>::infinity());
-  return _mm512_cmp_pd_mask((__m512d)squares, infinity, _CMP_NLT_UQ) == 0;
-}
-
-// Adds what n values of a few channels add to sums and to squares about the pilots. `squares`: of the values.
+// Whether values were finite, and sums of their squares.
 template <class D>
-CAS_HD void merge_products(D sums, D squares, int64_t n, const float* center, double* sum, double* square) {
-  constexpr int kWidth = sizeof(D) / sizeof(double);
-  store(sum, load<D>(sum) + sums);
-  const auto c = load_wide<kWidth>(center);
-  store(square, load<D>(square) + moved_square_sum(squares, sums, D{} + static_cast<double>(n), c));
+CAS_HD bool all_finite(D squares) {
+  constexpr double kInfinity = std::numeric_limits<double>::infinity();
+  if constexpr (sizeof(D) == 32) {
+    return _mm256_cmp_pd_mask((__m256d)squares, _mm256_set1_pd(kInfinity), _CMP_NLT_UQ) == 0;
+  } else {
+    return _mm512_cmp_pd_mask((__m512d)squares, _mm512_set1_pd(kInfinity), _CMP_NLT_UQ) == 0;
+  }
 }
 
-// Of K planes; a lane or more for each.
-template <int K>
-struct Folded {
-  static constexpr int kWidth = K <= kNarrow ? kNarrow : kPad;
-
-  // Lane j of the result: lanes of part(k), where k = j % kNarrow, or, in every other quarter, kNarrow + j % kNarrow.
-  template <class Part>
-  CAS_HD static __m512 fold(Part part) {
-    const auto at = [&](int k) { return (__m512)(k < K ? part(k) : Vec<float>{}); };
-    const auto two = [](__m512 a, __m512 b) { return _mm512_unpacklo_ps(a, b) + _mm512_unpackhi_ps(a, b); };
-    const auto four = [&](int k) {
-      const __m512 low = two(at(k), at(k + 1)), high = two(at(k + 2), at(k + 3));
-      return _mm512_shuffle_ps(low, high, 0x44) + _mm512_shuffle_ps(low, high, 0xee);
-    };
-    const __m512 low = four(0);
-    if constexpr (K <= kNarrow) return low;
+// Lane k, K <= kPad: the sum of the lanes of part(k), zero beyond K. The first three of four additions are in float.
+template <int K, class Part>
+CAS_HD auto fold_pairs(Part part) {
+  const auto at = [&](int k) { return (__m512)(k < K ? part(k) : Vec<float>{}); };
+  const auto two = [](__m512 a, __m512 b) { return _mm512_unpacklo_ps(a, b) + _mm512_unpackhi_ps(a, b); };
+  const auto four = [&](int k) {  // lane j of a quarter: of plane k + j
+    const __m512 low = two(at(k), at(k + 1)), high = two(at(k + 2), at(k + 3));
+    return _mm512_shuffle_ps(low, high, 0x44) + _mm512_shuffle_ps(low, high, 0xee);
+  };
+  const __m512 low = four(0);
+  if constexpr (K <= kNarrow) {
+    const auto half = half_of<0, float, 16>((Vec<float>)low) + half_of<1, float, 16>((Vec<float>)low);
+    return widen<kNarrow>(half_of<0, float, 8>(half)) + widen<kNarrow>(half_of<1, float, 8>(half));
+  } else {
     const __m512 high = four(kNarrow);
-    return _mm512_shuffle_f32x4(low, high, 0x88) + _mm512_shuffle_f32x4(low, high, 0xdd);
+    const __m512 all = _mm512_shuffle_f32x4(low, high, 0x88) + _mm512_shuffle_f32x4(low, high, 0xdd);
+    return add_halves<float>((Vec<float>)_mm512_shuffle_f32x4(all, all, 0xd8));
   }
+}
 
-  // Lane k: the sum of part(k).
-  template <class Part>
-  CAS_HD static Vec<double, kWidth> sums(Part part) {
-    const __m512 folded = fold(part);
-    if constexpr (K <= kNarrow) {
-      const auto halves = half_sum<16>((Vec<float>)folded);
-      return widen<kWidth>(half_sum<8>(halves));
-    } else {
-      return widen<kWidth>(half_sum<16>((Vec<float>)_mm512_shuffle_f32x4(folded, folded, 0xd8)));
-    }
-  }
-
- private:
-  template <int lanes>
-  CAS_HD static Vec<float, lanes / 2> half_sum(Vec<float, lanes> v) {
-    return half_of<0, float, lanes>(v) + half_of<1, float, lanes>(v);
-  }
-};
-
-// As sum_planes.
+// As sum_planes. Returns whether it was done: not where a value is not finite, or its square.
 template <int K>
 CAS_HD bool sum_plane_products(const c10::BFloat16* s, int64_t stride, int64_t begin, int64_t pixels,
                                const float* center, double* sum, double* square,
                                const NextPlanes<c10::BFloat16>& next) {
-  using F = Folded<K>;
-  constexpr int64_t kBlock = 8 * kPairValues;  // lanes of which fold to sums of 128 squares
-  using D = Vec<double, F::kWidth>;
-  D sums{};
-  Vec<double> squares{};
+  constexpr int64_t kBlock = 8 * kPairValues;  // 128 squares to a float in fold_pairs
+  using D = Vec<double, K <= kNarrow ? kNarrow : kPad>;
+  D sums{}, squares{};
   const int64_t end = begin + pixels;
   for (int64_t x = begin; x < end;) {
     PairSums parts[K];
@@ -104,12 +80,14 @@ CAS_HD bool sum_plane_products(const c10::BFloat16* s, int64_t stride, int64_t b
 #pragma GCC unroll 8
       for (int k = 0; k < K; ++k) parts[k].add(load_pairs(s + k * stride + x, first_bits(last - x)));
     }
-    sums += F::sums([&](int k) { return parts[k].sum; });
-    squares += add_halves<float>((Vec<float>)F::fold([&](int k) { return parts[k].square; }));
+    sums += fold_pairs<K>([&](int k) { return parts[k].sum; });
+    squares += fold_pairs<K>([&](int k) { return parts[k].square; });
   }
   if (!all_finite(squares)) return false;
-  store(square, load<Vec<double>>(square) + squares);
-  merge_products(sums, D{}, pixels, center, sum, square);
+  constexpr int kWidth = sizeof(D) / sizeof(double);
+  store(sum, load<D>(sum) + sums);
+  store(square, load<D>(square) +
+                    moved_square_sum(squares, sums, D{} + static_cast<double>(pixels), load_wide<kWidth>(center)));
   return true;
 }
 

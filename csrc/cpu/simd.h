@@ -1,6 +1,7 @@
 // Vectors, written with the compiler's vector types: the same code becomes SSE2, AVX2 or AVX-512, or NEON. The file
 // that includes this says how wide they are (CAS_VECTOR_BYTES) and which instructions there are (CAS_X86_LEVEL: 0 none
-// that can be named, 2 AVX2 + FMA + F16C, 4 AVX-512). Intrinsics stand only where the compiler does badly without.
+// that can be named, 2 AVX2 + FMA + F16C, 4 AVX-512, 5 its BF16 too). Intrinsics stand only where the compiler does
+// badly without.
 #pragma once
 
 #include <bit>
