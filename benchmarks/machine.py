@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -128,7 +129,8 @@ class Memory:
         if time.perf_counter() - self.looked < LOOK_SECONDS:
             return
         for buffer, target in zip(self.buffers, self.targets, strict=True):
-            self.samples.append((self._seconds(lambda: self.read(buffer)), self._seconds(lambda: target.copy_(buffer))))
+            read, copy = partial(self.read, buffer), partial(target.copy_, buffer)
+            self.samples.append((self._seconds(read), self._seconds(copy)))
         self.looked = time.perf_counter()
 
     def seen(self) -> dict[str, float]:

@@ -28,7 +28,8 @@ class Chunk {
 
   Chunk(const Shape& shape, const Strides& strides, void* scratch)
       : t_(shape, scratch),
-        blocks_(t_, strides),
+        pieces_(reinterpret_cast<Piece*>(t_.memory_for_tile())),
+        blocks_(t_, strides, pieces_, t_.memory_for_tile() + piece_bytes(shape)),
         M_(shape.channels),
         strides_(strides),
         packed_(strides.interleaved && strides.pixel == M_ && M_ < kPad) {}
@@ -99,7 +100,7 @@ class Chunk {
       if (i == kIgnored) return;
       for (const int64_t end = x + length; x < end;) {
         const int64_t most = short_runs ? std::min(end, (x / kRunBlock + 1) * kRunBlock) - x : end - x;
-        x += t_.plan(i, x, most, piece_[pieces++]);
+        x += t_.plan(i, x, most, pieces_[pieces++]);
       }
     });
     for (int64_t m = 0; m < M_; m += kPad) {
@@ -112,7 +113,7 @@ class Chunk {
       }
       visit_count<kPad>(M_ - m, [&](auto K) {
         for (int64_t p = 0; p < pieces; ++p) {
-          const Piece& piece = piece_[p];
+          const Piece& piece = pieces_[p];
           const int64_t i = piece.region, x = piece.begin;
           t_.prepare(piece, m, std::min(m + kPad, t_.padded), s + x, strides_.channel);
           const acc_t* const pilot = t_.pilot(i) + m;
@@ -138,8 +139,8 @@ class Chunk {
       const int64_t pixels = std::min(kRunBlock, tile.size - block);
       planes_to_rows<kWidth>(s + m * strides_.channel + block, strides_.channel, planes, pixels, rows,
                              next.from(block));
-      for (; p < pieces && piece_[p].begin < block + pixels; ++p) {
-        const Piece& piece = piece_[p];
+      for (; p < pieces && pieces_[p].begin < block + pixels; ++p) {
+        const Piece& piece = pieces_[p];
         const int64_t i = piece.region, x = piece.begin;
         t_.prepare(piece, m, m + kWidth, s + x, strides_.channel);
         sum_packed<kWidth, scalar_t>(rows + (x - block) * kWidth, piece.pixels, block + pixels - x, t_.pilot(i) + m,
@@ -240,12 +241,9 @@ class Chunk {
     });
   }
 
-  static constexpr int64_t kMaxPieces =
-      kMaxRuns + kTile / kFirstSegment + kTile / kRunBlock;  // runs, cut at kFirstSegment pixels or more
-
   RegionTable<scalar_t> t_;
+  Piece* const pieces_;  // of a tile
   BlockSums<scalar_t> blocks_;
-  Piece piece_[kMaxPieces];
   MemberBits members_;
   const int64_t M_;
   const Strides strides_;

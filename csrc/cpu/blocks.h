@@ -10,8 +10,9 @@
 namespace cas_ext::cpu {
 namespace CAS_ISA {
 
-constexpr int64_t kSortedPixels = 1024;  // that are sorted at a time; kPad channels of them fit the L1 cache
-constexpr int64_t kTurnedPixels = 32;    // that become rows at a time where they are not sorted
+template <class acc_t>  // that are sorted at a time; kPad channels of them fit the L2 cache
+constexpr int64_t kSortedPixels = kSortedBytes / (kPad * static_cast<int64_t>(sizeof(acc_t)));
+constexpr int64_t kTurnedPixels = 32;  // that become rows at a time where they are not sorted
 constexpr int64_t kFewOfEach = 6;  // pixels of each label in a block, on average, below which sorting them does not pay
 
 template <class scalar_t>
@@ -19,8 +20,11 @@ class BlockSums {
  public:
   using acc_t = AccOf<scalar_t>;
 
-  BlockSums(RegionTable<scalar_t>& table, const Strides& strides)
+  // `pieces`, `rows`: memory for those of sorted pixels.
+  BlockSums(RegionTable<scalar_t>& table, const Strides& strides, Piece* pieces, char* rows)
       : t_(table),
+        pieces_(pieces),
+        rows_(reinterpret_cast<acc_t*>(rows)),
         counts_(t_.N, t_.memory_for_counts()),
         M_(t_.M),
         strides_(strides),
@@ -29,7 +33,7 @@ class BlockSums {
 
   // A tile whose labels have been filled in; `s`: its first pixel.
   void add(const Tile& tile, const scalar_t* s) {
-    const int64_t block = sorted_ ? kSortedPixels : std::clamp(kRowSegment / 2 * t_.N, kTurnedPixels, kTile);
+    const int64_t block = sorted_ ? kSortedPixels<acc_t> : std::clamp(kRowSegment / 2 * t_.N, kTurnedPixels, kTile);
     for (int64_t x = 0; x < tile.size; x += block) {
       add_block(tile.label + x, static_cast<int32_t>(std::min(block, tile.size - x)), s + x * strides_.pixel);
     }
@@ -105,7 +109,7 @@ class BlockSums {
     for (int32_t k = 0; k < counts_.labels(); ++k) {
       const int32_t i = counts_.label(k), end = counts_.begin(k + 1);
       if (i == kIgnored) continue;
-      for (int32_t x = counts_.begin(k); x < end;) x += t_.plan(i, x, end - x, piece_[pieces++]);
+      for (int32_t x = counts_.begin(k); x < end;) x += t_.plan(i, x, end - x, pieces_[pieces++]);
     }
     return pieces;
   }
@@ -128,16 +132,15 @@ class BlockSums {
   }
 
   void add_sorted(int64_t pixels, const scalar_t* s, int64_t pieces) {
-    alignas(64) acc_t rows[kSortedPixels * kPad];
     for (int64_t m = 0; m < M_; m += kPad) {
-      turn_rows<kPad>(s + m * strides_.channel, strides_, std::min<int64_t>(kPad, M_ - m), pixels, rows,
+      turn_rows<kPad>(s + m * strides_.channel, strides_, std::min<int64_t>(kPad, M_ - m), pixels, rows_,
                       NextPlanes<scalar_t>::after(s, strides_.channel, m, M_, s + pixels));
       for (int64_t p = 0; p < pieces; ++p) {
-        const Piece& piece = piece_[p];
+        const Piece& piece = pieces_[p];
         const int64_t i = piece.region;
         const uint16_t* order = order_ + piece.begin;
         t_.prepare(piece, m, m + kPad, s + order[0] * strides_.pixel, strides_.channel);
-        const auto place = [&](int64_t x) { return static_cast<const acc_t*>(rows) + order[x] * kPad; };
+        const auto place = [&](int64_t x) { return static_cast<const acc_t*>(rows_) + order[x] * kPad; };
         sum_piece<kPad, scalar_t>(piece.pixels, place, t_.pilot(i) + m, t_.sum(i) + m, t_.squares(i));
       }
     }
@@ -192,13 +195,11 @@ class BlockSums {
   static constexpr int64_t kRowBlock =
       32;  // pixels whose channels are all summed before the next: 8 KB for 64 of float32
 
-  static constexpr int64_t kMaxPieces =  // labels, cut at kFirstSegment pixels or more
-      kSortedPixels / kFewOfEach + kSortedPixels / kFirstSegment;
-
   RegionTable<scalar_t>& t_;
   LabelCounts counts_;
-  Piece piece_[kMaxPieces];
-  uint16_t order_[kSortedPixels];
+  Piece* const pieces_;
+  acc_t* const rows_;
+  uint16_t order_[kSortedPixels<acc_t>];
   const int64_t M_;
   const Strides strides_;
   const bool in_place_;  // pixels lie in memory as rows of channels

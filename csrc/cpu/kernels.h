@@ -37,11 +37,30 @@ inline int64_t region_bytes(int64_t channels, int64_t size) {
   return ((bytes + kLine - 1) / kLine | 1) * kLine;
 }
 
-// What a chunk is computed in: table.h and counts.h lay it out. It begins at a cache line, so that rows do not cross
-// one.
+// Pixels of a tile at most: what happens once a tile is rare, and what is read or written of a plane is long.
+constexpr int64_t kTile = 32768;
+
+// What becomes of a tile's pixels: pieces (table.h), fewer than a quarter of them and a few, and where they are sorted,
+// rows of kPad channels, so many bytes at a time (blocks.h).
+constexpr int64_t kPieceBytes = 24, kSortedBytes = 1 << 18;
+
+inline int64_t piece_bytes(const Shape& s) {
+  const int64_t bytes = ((s.pixels < kTile ? s.pixels : kTile) / 4 + 4) * kPieceBytes;
+  return (bytes + kLine - 1) / kLine * kLine;
+}
+
+inline int64_t sorted_bytes(const Shape& s) {
+  if (s.channels <= kNarrow) return 0;
+  constexpr int64_t kRow = kPad * static_cast<int64_t>(sizeof(double));
+  return s.pixels < kSortedBytes / kRow ? s.pixels * kRow : kSortedBytes;
+}
+
+// What a chunk is computed in: table.h, counts.h and accumulate.h lay it out. It begins at a cache line, so that rows
+// do not cross one.
 inline int64_t scratch_bytes(const Shape& s) {
   const int64_t doubles = static_cast<int64_t>(sizeof(double)), counts = 3 * s.regions + 4;
-  return s.regions * region_bytes(s.channels, doubles) + doubles * (padded_row(s.channels) + counts);
+  return s.regions * region_bytes(s.channels, doubles) + doubles * (padded_row(s.channels) + counts) + kLine +
+         piece_bytes(s) + sorted_bytes(s);
 }
 
 // A tile of softmax.h: planes of probabilities, and two more for every kPad of them.

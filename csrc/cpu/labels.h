@@ -10,9 +10,6 @@
 namespace cas_ext::cpu {
 namespace CAS_ISA {
 
-// Pixels of a tile at most: what happens once a tile is rare, and what is read or written of a plane is long.
-constexpr int64_t kTile = 32768;
-
 // Pixels of a tile, but of planes in the backward: fewer where they have many channels. Planes are summed kPad at a
 // time: twice as many, half of which have been asked for ahead, fit an L2 cache of 512 KB. Of interleaved pixels,
 // labels asked for ahead stay there.

@@ -26,6 +26,7 @@ struct Piece {
   bool moves;     // its pilot moves to its mean
   int64_t count;  // pixels of the region then
 };
+static_assert(sizeof(Piece) == kPieceBytes);
 
 template <class scalar_t>
 class RegionTable {
@@ -49,8 +50,12 @@ class RegionTable {
     for (int64_t i = 0; i < N; ++i) state(i).limit = state(i).room = 0;
   }
 
-  // Memory behind the table for LabelCounts.
+  // Memory behind the table: for LabelCounts; for a tile, from a cache line on.
   int32_t* memory_for_counts() const { return reinterpret_cast<int32_t*>(part + padded); }
+  char* memory_for_tile() const {
+    const auto end = reinterpret_cast<uintptr_t>(memory_for_counts() + LabelCounts::ints(N));
+    return reinterpret_cast<char*>((end + kLine - 1) / kLine * kLine);
+  }
 
   // Of region i: what its squares are about, (padded); sums of its values (double: of values - pilot), (padded); sums
   // of squares, eight doubles.
