@@ -12,11 +12,10 @@
 namespace cas_ext::cpu {
 namespace CAS_ISA {
 
-template <class scalar_t>  // mean run length (pixels) of a tile below which its planes become rows first
-constexpr int64_t kShortRun = kProducts<scalar_t> ? 16 : 20;
-constexpr int64_t kRunBlock = 512;      // pixels that do so at a time
-constexpr int64_t kShortRowOfFew = 12;  // mean run length below which few interleaved channels are not summed by runs
-static_assert(kShortRowOfFew >= kShortestRun);
+// Mean run lengths (pixels) of a tile below which it is not summed run by run: planes, which are sorted then; few
+// interleaved channels.
+constexpr int64_t kShortRunOfPlanes = 20, kShortRowOfFew = 12;
+static_assert(kShortRunOfPlanes >= kShortestRun && kShortRowOfFew >= kShortestRun);
 // Mean run lengths below which two regions are cheaper to mask: planar, interleaved.
 constexpr int64_t kLongRunOfTwo = CAS_X86_LEVEL >= 5 ? 96 : CAS_X86_LEVEL >= 4 ? 128 : 64, kLongRowOfTwo = 32;
 
@@ -40,10 +39,12 @@ class Chunk {
     const int64_t mean_run = tile.size / tile.runs;
     const bool mask_two = maskable && t_.N == 2 && mean_run < (packed_ ? kLongRowOfTwo : kLongRunOfTwo);
     const bool by_planes = !strides_.interleaved && tile.size >= kGroupPixels<scalar_t>;
-    const int64_t shortest = strides_.interleaved && M_ < kPad ? kShortRowOfFew : kShortestRun;
+    int64_t shortest = kShortestRun;
+    if (strides_.interleaved && M_ < kPad) shortest = kShortRowOfFew;
+    if (!strides_.interleaved && M_ > kNarrow) shortest = kShortRunOfPlanes;
     if ((by_planes || strides_.interleaved) && !mask_two && mean_run >= shortest) {
       list_runs(tile);
-      if (by_planes) return add_planes(tile, s, next, mean_run < kShortRun<scalar_t>);
+      if (by_planes) return add_planes(tile, s, next);
       return M_ < kPad ? add_runs(tile, s) : blocks_.add_runs(tile, s);
     }
     if (maskable) {
@@ -87,30 +88,22 @@ class Chunk {
       for (const int64_t end = x + length; x < end; x += piece.pixels) {
         t_.plan(i, x, end - x, piece);
         t_.prepare(piece, 0, t_.padded, s + x * M, 1);
-        sum_packed<M, scalar_t>(s + x * M, piece.pixels, tile.size - x, t_.pilot(i), t_.sum(i), t_.squares(i));
+        sum_packed<M>(s + x * M, piece.pixels, tile.size - x, t_.pilot(i), t_.sum(i), t_.squares(i));
       }
     });
   }
 
   // Planar runs, kPad planes of the whole tile at a time: so many streams suit the memory, and each has a few pages.
-  // Meanwhile the next kPad are asked for. Short runs: planes become rows of pixels first, block by block.
-  void add_planes(const Tile& tile, const scalar_t* s, const scalar_t* next_tile, bool short_runs) {
+  // Meanwhile the next kPad are asked for.
+  void add_planes(const Tile& tile, const scalar_t* s, const scalar_t* next_tile) {
     int64_t pieces = 0;
     for_each_run(tile, [&](int32_t i, int64_t x, int64_t length) {
       if (i == kIgnored) return;
-      for (const int64_t end = x + length; x < end;) {
-        const int64_t most = short_runs ? std::min(end, (x / kRunBlock + 1) * kRunBlock) - x : end - x;
-        x += t_.plan(i, x, most, pieces_[pieces++]);
-      }
+      for (const int64_t end = x + length; x < end;) x += t_.plan(i, x, end - x, pieces_[pieces++]);
     });
     for (int64_t m = 0; m < M_; m += kPad) {
       const scalar_t* planes = s + m * strides_.channel;
       const auto next = NextPlanes<scalar_t>::after(s, strides_.channel, m, M_, next_tile);
-      if (short_runs) {
-        M_ <= kNarrow ? add_short_runs<kNarrow>(tile, s, m, pieces, next)
-                      : add_short_runs<kPad>(tile, s, m, pieces, next);
-        continue;
-      }
       visit_count<kPad>(M_ - m, [&](auto K) {
         for (int64_t p = 0; p < pieces; ++p) {
           const Piece& piece = pieces_[p];
@@ -126,26 +119,6 @@ class Chunk {
           sum_planes<K.value>(planes, strides_.channel, x, piece.pixels, tile.size, pilot, sum, squares, next);
         }
       });
-    }
-  }
-
-  // kWidth planes from channel m on.
-  template <int kWidth>
-  void add_short_runs(const Tile& tile, const scalar_t* s, int64_t m, int64_t pieces,
-                      const NextPlanes<scalar_t>& next) {
-    alignas(64) acc_t rows[kRunBlock * kWidth];
-    const int64_t planes = std::min<int64_t>(kWidth, M_ - m);
-    for (int64_t p = 0, block = 0; p < pieces; block += kRunBlock) {
-      const int64_t pixels = std::min(kRunBlock, tile.size - block);
-      planes_to_rows<kWidth>(s + m * strides_.channel + block, strides_.channel, planes, pixels, rows,
-                             next.from(block));
-      for (; p < pieces && pieces_[p].begin < block + pixels; ++p) {
-        const Piece& piece = pieces_[p];
-        const int64_t i = piece.region, x = piece.begin;
-        t_.prepare(piece, m, m + kWidth, s + x, strides_.channel);
-        sum_packed<kWidth, scalar_t>(rows + (x - block) * kWidth, piece.pixels, block + pixels - x, t_.pilot(i) + m,
-                                     t_.sum(i) + m, t_.squares(i));
-      }
     }
   }
 

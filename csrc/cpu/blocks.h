@@ -23,9 +23,9 @@ class BlockSums {
   // `pieces`, `rows`: memory for those of sorted pixels.
   BlockSums(RegionTable<scalar_t>& table, const Strides& strides, Piece* pieces, char* rows)
       : t_(table),
+        counts_(t_.N, t_.memory_for_counts()),
         pieces_(pieces),
         rows_(reinterpret_cast<acc_t*>(rows)),
-        counts_(t_.N, t_.memory_for_counts()),
         M_(t_.M),
         strides_(strides),
         in_place_(strides.interleaved && (M_ >= kPad || strides.pixel == M_)),

@@ -110,9 +110,9 @@ inline void fold_packed(const Total<scalar_t, L>& total, double* sum) {
 }
 
 // Pixels of one region, `left` of which may be read from s on: adds their sums (double: of d, else of values) to those
-// by channel (M), their squares to eight doubles. stored_t: scalar_t, or what it is computed in.
-template <int M, class scalar_t, class stored_t>
-inline void sum_packed(const stored_t* s, int64_t pixels, int64_t left, const AccOf<scalar_t>* center, double* sum,
+// by channel (M), their squares to eight doubles.
+template <int M, class scalar_t>
+inline void sum_packed(const scalar_t* s, int64_t pixels, int64_t left, const AccOf<scalar_t>* center, double* sum,
                        double* square) {
   using acc_t = AccOf<scalar_t>;
   using P = Pack<acc_t, M>;
@@ -121,7 +121,7 @@ inline void sum_packed(const stored_t* s, int64_t pixels, int64_t left, const Ac
   const Keep<acc_t, P::L> used = P::keep(~uint64_t(0));
   Total<scalar_t, P::L> total;
   V squares{};
-  const auto add = [&](const stored_t* at, auto keep) {
+  const auto add = [&](const scalar_t* at, auto keep) {
     const V d = keep(load_acc<P::L>(at) - about);
     total.add(at, d, keep);
     squares = keep.add_square(squares, d);
@@ -134,7 +134,7 @@ inline void sum_packed(const stored_t* s, int64_t pixels, int64_t left, const Ac
   const int64_t end = std::min(pixels - P::kPixels, left - (P::L + M - 1) / M);  // of the places of whole vectors
   for (int64_t block = kAdditions * P::kPixels; x <= end; block += kAdditions * P::kPixels) {
     for (; x <= end && x < block; x += P::kPixels) {
-      if constexpr (std::is_same_v<scalar_t, stored_t>) prefetch_ahead<P::kUsed>(s + x * M);
+      prefetch_ahead<P::kUsed>(s + x * M);
       if constexpr (P::kUsed == P::L) {
         add(s + x * M, KeepAll());
       } else {
@@ -151,7 +151,7 @@ inline void sum_packed(const stored_t* s, int64_t pixels, int64_t left, const Ac
     if ((left - x) * M >= P::L) {
       add(s + x * M, keep);
     } else {
-      stored_t copy[P::L] = {};
+      scalar_t copy[P::L] = {};
       std::copy_n(s + x * M, rest * M, copy);
       add(copy, keep);
     }

@@ -91,8 +91,7 @@ inline void sum_piece(int64_t pixels, Place place, const AccOf<scalar_t>* center
     if (kChains > 1 && x < end) add(x++, std::integral_constant<int, 0>());
 #pragma GCC unroll 8
     for (int v = 0; v < kVectors; ++v) {
-      if constexpr (!kValues)
-        sums[0][v].template add<acc_t>(kChains > 1 ? parts[0][v] + parts[kChains - 1][v] : parts[0][v]);
+      for (int k = 0; !kValues && k < kChains; ++k) sums[0][v].template add<acc_t>(parts[k][v]);
       add_lanes<acc_t, L>(square + v * L % kPad, kChains > 1 ? squares[0][v] + squares[kChains - 1][v] : squares[0][v]);
     }
   }
