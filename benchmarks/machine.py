@@ -24,7 +24,7 @@ WARM_BYTES = 6 << 30  # that malloc is given before anything is measured
 CEILING_BUFFER = 64 << 20  # bytes
 CUDA_CEILING_BUFFER = 1 << 30  # bytes: a launch is nothing beside it
 CEILING_SECONDS = 1.0  # for each way of reading or copying
-LOOK_SECONDS = 0.1  # between two looks at the memory, at least
+LOOK_SECONDS = 0.02  # between two looks at the memory, at least
 
 
 def last_level_cache(device: str) -> int:
