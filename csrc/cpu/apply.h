@@ -13,7 +13,7 @@ namespace cas_ext::cpu {
 namespace CAS_ISA {
 
 constexpr int64_t kTurnedPlanes = kPad;  // side by side
-constexpr int64_t kRowsAhead = 2048;     // bytes: how far ahead scattered interleaved pixels are asked for, by trial
+constexpr int64_t kRowsAhead = 2048;     // bytes: how far ahead interleaved pixels are asked for, by trial
 constexpr int kTogether = 3;             // planes that are read and written side by side, run by run: by trial
 
 template <class scalar_t>
@@ -48,7 +48,7 @@ class Gradient {
       const scalar_t* const from = s + x * from_.pixel;
       scalar_t* const to = g + x * to_.pixel;
       if (from_.interleaved && M_ >= kPad) {
-        scattered ? rows<true>(label, from, to) : rows<false>(label, from, to);
+        scattered || kReadAhead.always ? rows<true>(label, from, to) : rows<false>(label, from, to);
       } else {
         write_scattered(label, from, to);
       }
@@ -74,11 +74,11 @@ class Gradient {
 
   // Interleaved pixels of M >= kPad channels. What is read of the coefficients has no order where labels are scattered,
   // and the processor then asks for less of the pixels, which have one.
-  template <bool scattered>
+  template <bool ask>
   void rows(Labels label, const scalar_t* s, scalar_t* g) const {
     const int64_t ahead = (kRowsAhead / kLine * kLineOf + from_.pixel - 1) / from_.pixel * from_.pixel;
     for (int64_t x = 0; x < static_cast<int64_t>(label.size()); ++x, s += from_.pixel, g += to_.pixel) {
-      if constexpr (scattered) {
+      if constexpr (ask) {
         for (int64_t m = 0; m < M_; m += kLineOf) __builtin_prefetch(s + ahead + m);
       }
       row(label[x], s, g);
@@ -140,7 +140,7 @@ class Gradient {
       };
       if (length < L) return write(x);  // what follows is written anew with its own run
       for (; x + L <= end; x += L) {
-        for (int k = 0; k < K; ++k) ask_ahead<L>(s + k * from_.channel + x);
+        for (int k = 0; k < K; ++k) ask_ahead<L>(s + k * from_.channel + x, kReadAhead.always);
         write(x);
       }
       if (x < end) write(end - L);  // some pixels twice, with the same values
@@ -167,7 +167,7 @@ class Gradient {
           its_center = here ? center[r] : its_center;
           its_offset = here ? offset[r] : its_offset;
         }
-        ask_ahead<L>(s + x);
+        ask_ahead<L>(s + x, kReadAhead.always);
         const V value = gradient_element(weight, its_scale, its_center, its_offset, load_acc<L>(s + x));
         store_acc<L>(g + x, members<acc_t>(&label[x], kIgnored) ? V{} : value);
       }

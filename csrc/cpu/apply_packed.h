@@ -34,10 +34,11 @@ struct Coefficients {
   const acc_t *scale, *center, *offset;
 };
 
-// Of float32, where gradients are written at the same rate, enough lines are in flight without being asked for.
+// Of float32, where gradients are written at the same rate, enough lines are in flight without being asked for; or else
+// `always`.
 template <int elements, class scalar_t>
-CAS_HD void ask_ahead(const scalar_t* s) {
-  if constexpr (sizeof(scalar_t) < sizeof(float)) prefetch_ahead<elements>(s);
+CAS_HD void ask_ahead(const scalar_t* s, bool always = false) {
+  if (sizeof(scalar_t) < sizeof(float) || always) prefetch_ahead<elements>(s);
 }
 
 // s, g: the first of M < kPad channels of pixels that follow each other.

@@ -39,10 +39,11 @@ class BlockSums {
     }
   }
 
-  // Runs of interleaved pixels, M_ >= kPad. Where a run is short, or is read several times, the processor does not
-  // guess what comes next.
+  // Runs of interleaved pixels, M_ >= kPad. Where a run is short, or is read several times, no processor guesses what
+  // comes next.
   void add_runs(const Tile& tile, const scalar_t* s) {
-    const bool ask = M_ > kWidest || tile.size < kShortRow * tile.runs;
+    const bool guessed = M_ <= kWidest && tile.size >= kShortRow * tile.runs, ask = !guessed || kReadAhead.always;
+    const int64_t ahead = (guessed ? 2 : 1) * kRowBlock;
     for_each_run(tile, [&](int32_t i, int64_t x, int64_t length) {
       if (i == kIgnored) return;
       Piece piece;
@@ -52,7 +53,7 @@ class BlockSums {
         t_.prepare(piece, 0, t_.padded, first, strides_.channel);
         for (int64_t done = 0; done < piece.pixels; done += kRowBlock) {
           const scalar_t* block = first + done * strides_.pixel;
-          const scalar_t* next = ask ? block + kRowBlock * strides_.pixel : nullptr;
+          const scalar_t* next = ask ? block + ahead * strides_.pixel : nullptr;
           add_rows(
               i, std::min(kRowBlock, piece.pixels - done), [&](int64_t k) { return block + k * strides_.pixel; }, next);
         }

@@ -23,6 +23,15 @@ bool supported(const Kernels& k) {
   return &k == &kBaseline;
 }
 
+bool made_by_intel() {
+#ifdef __x86_64__
+  __builtin_cpu_init();
+  return __builtin_cpu_is("intel");
+#else
+  return false;
+#endif
+}
+
 const Kernels& choose() {
 #ifdef CAS_X86
   const Kernels* known[] = {&kAvx512Bf16, &kAvx512, &kAvx2, &kBaseline};
@@ -41,6 +50,8 @@ const Kernels& choose() {
 }
 
 }  // namespace
+
+const ReadAhead kReadAhead = made_by_intel() ? ReadAhead{3072, true} : ReadAhead{256, false};
 
 const Kernels& kernels() {
   static const Kernels& chosen = choose();

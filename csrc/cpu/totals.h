@@ -18,11 +18,15 @@ CAS_HD void prefetch(const scalar_t* s) {
   }
 }
 
-constexpr int64_t kAhead = 256;  // bytes: how far ahead of its use what is read in order is asked for
+// What is read in order, a while later.
+template <class scalar_t>
+CAS_HD const scalar_t* ahead_of(const scalar_t* s) {
+  return s + kReadAhead.bytes / static_cast<int64_t>(sizeof(scalar_t));
+}
 
 template <int elements, class scalar_t>
 CAS_HD void prefetch_ahead(const scalar_t* s) {
-  prefetch<elements>(s + kAhead / static_cast<int64_t>(sizeof(scalar_t)));
+  prefetch<elements>(ahead_of(s));
 }
 
 // Planes that are asked for while others of the tile are worked on: they come far enough ahead for the L2 cache.
@@ -34,7 +38,7 @@ struct NextPlanes {
   // What follows the kPad planes from channel m on of a tile of M planes that begins at s: the next kPad, or the first
   // of the next tile. A few planes are read in order, so it is what follows in each.
   static NextPlanes after(const scalar_t* s, int64_t stride, int64_t m, int64_t M, const scalar_t* next_tile) {
-    if (M < kPad) return {s + kAhead / static_cast<int64_t>(sizeof(scalar_t)), stride, M};
+    if (M < kPad) return {ahead_of(s), stride, M};
     const int64_t next = m + kPad < M ? m + kPad : 0;
     return {next > 0 ? s + next * stride : next_tile, stride, std::min(kPad, M - next)};
   }
