@@ -15,6 +15,7 @@ namespace CAS_ISA {
 constexpr int64_t kTurnedPlanes = kPad;  // side by side
 constexpr int64_t kRowsAhead = 2048;     // bytes: how far ahead interleaved pixels are asked for, by trial
 constexpr int kTogether = 3;             // planes that are read and written side by side, run by run: by trial
+static_assert(kTogether <= kStagePlanes);
 
 template <class scalar_t>
 class Gradient {
@@ -26,29 +27,35 @@ class Gradient {
   using Row = Vec<acc_t, kRow>;
 
   // `from` and `to` are interleaved both or neither.
-  Gradient(const Coefficients<acc_t>& coefficients, const Strides& from, const Strides& to)
+  // `streams`: as of Output.
+  Gradient(const Coefficients<acc_t>& coefficients, const Strides& from, const Strides& to, bool streams)
       : c_(coefficients),
         N_(c_.N),
         M_(c_.M),
         from_(from),
         to_(to),
         packed_(from.interleaved && M_ < kPad && from.pixel == M_ && to.pixel == M_),
-        looked_up_(c_, from.channel, to.channel) {}
+        out_(streams),
+        looked_up_(c_, from.channel, to.channel, out_) {}
 
   // `s`, `g`: the first pixel of the tile.
   void write(Tile& tile, const scalar_t* s, scalar_t* g) {
     const bool scattered = tile.runs * kShortestRun > tile.size;
     if (!scattered && (packed_ || !from_.interleaved)) {
       list_runs(tile);
-      if (!from_.interleaved) return plane_runs(tile, s, g);
-      return visit_few(M_, [&](auto M) { PackedGradient<scalar_t>(c_).template runs<M.value>(tile, s, g); });
+      return packed_ ? packed_runs(tile, s, g) : plane_runs(tile, s, g);
     }
     for (int64_t x = 0; x < tile.size; x += kScattered) {
       const Labels label = labels_of(tile, x, std::min(x + kScattered, tile.size));
       const scalar_t* const from = s + x * from_.pixel;
       scalar_t* const to = g + x * to_.pixel;
       if (from_.interleaved && M_ >= kPad) {
-        scattered || kReadAhead.always ? rows<true>(label, from, to) : rows<false>(label, from, to);
+        const bool ask = scattered || kTuning.always;
+        if (out_.streams_rows(to, to_.pixel * static_cast<int64_t>(sizeof(scalar_t)))) {
+          rows<true, true>(label, from, to);
+        } else {
+          ask ? rows<true, false>(label, from, to) : rows<false, false>(label, from, to);
+        }
       } else {
         write_scattered(label, from, to);
       }
@@ -60,28 +67,45 @@ class Gradient {
     if (!from_.interleaved || packed_) {
       const FewRegions few = few_regions(label, N_);
       if (few.size == 0 && !packed_) return ignore(label.size(), g);
-      if (few.size <= kFew && packed_)
-        return visit_few(M_, [&](auto M) { PackedGradient<scalar_t>(c_).template blend<M.value>(label, few, s, g); });
+      if (packed_) return write_packed(label, few, s, g);
       if (few.size <= kFew) return visit_count<kFew>(few.size, [&](auto R) { plane_blend<R.value>(label, few, s, g); });
     }
-    if (packed_)
-      return visit_few(M_, [&](auto M) { PackedGradient<scalar_t>(c_).template rows<M.value>(label, s, g); });
     if constexpr (LookedUpPlanes<scalar_t>::kMost > 0) {
       if (!from_.interleaved && looked_up_.pays(label.size())) return looked_up_.write(label, s, g);
     }
     write_turned(label, s, g);
   }
 
+  void write_packed(Labels label, const FewRegions& few, const scalar_t* s, scalar_t* g) {
+    const PackedGradient<scalar_t> packed(c_);
+    visit_few(M_, [&](auto M) {
+      if (few.size > kFew) return packed.template rows<M.value>(label, s, g);
+      out_.interleaved(M_, s, g, label.size(), [&](int64_t begin, int64_t end, scalar_t* to) {
+        packed.template blend<M.value>(label.subspan(begin, end - begin), few, s + begin * M.value, to);
+      });
+    });
+  }
+
+  void packed_runs(const Tile& tile, const scalar_t* s, scalar_t* g) {
+    const PackedGradient<scalar_t> packed(c_);
+    visit_few(M_, [&](auto M) {
+      int64_t run = 0;
+      out_.interleaved(M_, s, g, tile.size, [&](int64_t begin, int64_t end, scalar_t* to) {
+        packed.template runs<M.value>(tile, begin, end, run, s + begin * M.value, to);
+      });
+    });
+  }
+
   // Interleaved pixels of M >= kPad channels. What is read of the coefficients has no order where labels are scattered,
   // and the processor then asks for less of the pixels, which have one.
-  template <bool ask>
+  template <bool ask, bool streams>
   void rows(Labels label, const scalar_t* s, scalar_t* g) const {
     const int64_t ahead = (kRowsAhead / kLine * kLineOf + from_.pixel - 1) / from_.pixel * from_.pixel;
     for (int64_t x = 0; x < static_cast<int64_t>(label.size()); ++x, s += from_.pixel, g += to_.pixel) {
       if constexpr (ask) {
         for (int64_t m = 0; m < M_; m += kLineOf) __builtin_prefetch(s + ahead + m);
       }
-      row(label[x], s, g);
+      row<streams>(label[x], s, g);
     }
   }
 
@@ -103,26 +127,38 @@ class Gradient {
 
   scalar_t element(int64_t i, int64_t m, scalar_t s) const { return c_.element(i, m, s); }
 
-  void plane_runs(const Tile& tile, const scalar_t* s, scalar_t* g) const {
+  void plane_runs(const Tile& tile, const scalar_t* s, scalar_t* g) {
+    const int64_t step = out_.planar_pixels(tile.size);
     for (int64_t m = 0; m < M_; m += kTogether) {
-      visit_count<kTogether>(
-          M_ - m, [&](auto K) { some_plane_runs<K.value>(tile, m, s + m * from_.channel, g + m * to_.channel); });
+      visit_count<kTogether>(M_ - m, [&](auto K) {
+        int64_t run = 0;
+        for (int64_t x = 0; x < tile.size; x += step) {
+          const int64_t end = std::min(x + step, tile.size);
+          const scalar_t* const from = s + m * from_.channel + x;
+          out_.planes(K.value, g + m * to_.channel + x, to_.channel, end - x, [&](scalar_t* to, int64_t stride) {
+            some_plane_runs<K.value>(tile, x, end, run, m, from, to, stride);
+          });
+        }
+      });
     }
   }
 
-  // K planes from channel `first` on, whose first pixels are s and g.
+  // K planes of the pixels [begin, last) of the tile, from channel `first` on: from s, and to g, `stride` apart.
   template <int K>
-  void some_plane_runs(const Tile& tile, int64_t first, const scalar_t* s, scalar_t* g) const {
+  void some_plane_runs(const Tile& tile, int64_t begin, int64_t last, int64_t& run, int64_t first, const scalar_t* s,
+                       scalar_t* g, int64_t stride) const {
     const V weight = splat(c_.weight);
-    for_each_run(tile, [&](int32_t i, int64_t x, int64_t length) {
+    const int64_t size = tile.size - begin;
+    for_each_run(tile, begin, last, run, [&](int32_t i, int64_t its_first, int64_t length) {
+      int64_t x = its_first - begin;
       const int64_t end = x + length;
       if (i == kIgnored) {
-        for (int k = 0; k < K; ++k) std::fill(g + k * to_.channel + x, g + k * to_.channel + end, scalar_t(0));
+        for (int k = 0; k < K; ++k) std::fill(g + k * stride + x, g + k * stride + end, scalar_t(0));
         return;
       }
-      if (length < L && x + L > tile.size) {
+      if (length < L && x + L > size) {
         for (; x < end; ++x) {
-          for (int k = 0; k < K; ++k) g[k * to_.channel + x] = element(i, first + k, s[k * from_.channel + x]);
+          for (int k = 0; k < K; ++k) g[k * stride + x] = element(i, first + k, s[k * from_.channel + x]);
         }
         return;
       }
@@ -135,12 +171,12 @@ class Gradient {
       const auto write = [&](int64_t at) {
         for (int k = 0; k < K; ++k) {
           const V value = load_acc<L>(s + k * from_.channel + at);
-          store_acc<L>(g + k * to_.channel + at, gradient_element(weight, scale, center[k], offset[k], value));
+          store_acc<L>(g + k * stride + at, gradient_element(weight, scale, center[k], offset[k], value));
         }
       };
       if (length < L) return write(x);  // what follows is written anew with its own run
       for (; x + L <= end; x += L) {
-        for (int k = 0; k < K; ++k) ask_ahead<L>(s + k * from_.channel + x, kReadAhead.always);
+        for (int k = 0; k < K; ++k) ask_ahead<L>(s + k * from_.channel + x, kTuning.always);
         write(x);
       }
       if (x < end) write(end - L);  // some pixels twice, with the same values
@@ -149,33 +185,36 @@ class Gradient {
 
   // R regions in turn: each lane takes the coefficients of its own.
   template <int R>
-  void plane_blend(Labels label, const FewRegions& few, const scalar_t* s, scalar_t* g) const {
+  void plane_blend(Labels label, const FewRegions& few, const scalar_t* s, scalar_t* g) {
     const int64_t size = static_cast<int64_t>(label.size());
     const V weight = splat(c_.weight);
-    for (int64_t m = 0; m < M_; ++m, s += from_.channel, g += to_.channel) {
+    for (int64_t m = 0; m < M_; ++m, s += from_.channel) {
       V scale[R], center[R], offset[R];
       for (int r = 0; r < R; ++r) {
         const int64_t im = few.region[r] * M_ + m;
         scale[r] = splat(c_.scale[few.region[r]]), center[r] = splat(c_.center[im]), offset[r] = splat(c_.offset[im]);
       }
-      int64_t x = 0;
-      for (; x + L <= size; x += L) {
-        V its_scale = scale[0], its_center = center[0], its_offset = offset[0];
-        for (int r = 1; r < R; ++r) {
-          const Mask<acc_t> here = members<acc_t>(&label[x], few.region[r]);
-          its_scale = here ? scale[r] : its_scale;
-          its_center = here ? center[r] : its_center;
-          its_offset = here ? offset[r] : its_offset;
+      out_.planes(1, g + m * to_.channel, to_.channel, size, [&](scalar_t* to, int64_t) {
+        int64_t x = 0;
+        for (; x + L <= size; x += L) {
+          V its_scale = scale[0], its_center = center[0], its_offset = offset[0];
+          for (int r = 1; r < R; ++r) {
+            const Mask<acc_t> here = members<acc_t>(&label[x], few.region[r]);
+            its_scale = here ? scale[r] : its_scale;
+            its_center = here ? center[r] : its_center;
+            its_offset = here ? offset[r] : its_offset;
+          }
+          ask_ahead<L>(s + x, kTuning.always);
+          const V value = gradient_element(weight, its_scale, its_center, its_offset, load_acc<L>(s + x));
+          store_acc<L>(to + x, members<acc_t>(&label[x], kIgnored) ? V{} : value);
         }
-        ask_ahead<L>(s + x, kReadAhead.always);
-        const V value = gradient_element(weight, its_scale, its_center, its_offset, load_acc<L>(s + x));
-        store_acc<L>(g + x, members<acc_t>(&label[x], kIgnored) ? V{} : value);
-      }
-      for (; x < size; ++x) g[x] = element(label[x], m, s[x]);
+        for (; x < size; ++x) to[x] = element(label[x], m, s[x]);
+      });
     }
   }
 
   // One interleaved pixel of M >= kPad channels; the last kRow may be written twice, with the same values.
+  template <bool streams>
   void row(int32_t i, const scalar_t* s, scalar_t* g) const {
     const Row weight = splat<acc_t, kRow>(c_.weight), scale = splat<acc_t, kRow>(i == kIgnored ? 0 : c_.scale[i]);
     for (int64_t next = 0; next < M_; next += kRow) {
@@ -185,7 +224,11 @@ class Gradient {
         const Row center = load<Row>(c_.center + i * M_ + m), offset = load<Row>(c_.offset + i * M_ + m);
         value = gradient_element(weight, scale, center, offset, load_acc<kRow>(s + m));
       }
-      store_acc<kRow>(g + m, value);
+      if constexpr (streams) {
+        stream_acc<kRow>(g + m, value);
+      } else {
+        store_acc<kRow>(g + m, value);
+      }
     }
   }
 
@@ -233,6 +276,7 @@ class Gradient {
   const int64_t N_, M_;
   const Strides from_, to_;
   const bool packed_;
+  Output<scalar_t> out_;
   LookedUpPlanes<scalar_t> looked_up_;
 };
 
@@ -242,8 +286,11 @@ void apply_range(const ApplyParams& p, int64_t b, int64_t begin, int64_t end) {
   const scalar_t* s = static_cast<const scalar_t*>(input.data) + b * input.image_stride;
   scalar_t* g = static_cast<scalar_t*>(gradient.data) + b * gradient.image_stride;
   const Coefficients<AccOf<scalar_t>> coefficients(p, b);
+  const bool large =
+      p.shape.images * p.shape.channels * p.shape.pixels >= kStreamedBytes / static_cast<int64_t>(sizeof(scalar_t));
   Gradient<scalar_t> writer(coefficients, {input.channel_stride, input.pixel_stride, input.interleaved},
-                            {gradient.channel_stride, gradient.pixel_stride, gradient.interleaved});
+                            {gradient.channel_stride, gradient.pixel_stride, gradient.interleaved},
+                            kTuning.streams && large);
   Tile tile;
   const int64_t step = input.interleaved ? tile_pixels(p.shape.channels) : kTile;
   for (int64_t x = begin; x < end; x += step) {

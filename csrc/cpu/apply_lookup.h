@@ -5,12 +5,14 @@
 #include <vector>
 
 #include "apply_packed.h"
+#include "stream.h"
 
 namespace cas_ext::cpu {
 namespace CAS_ISA {
 
 constexpr int64_t kScattered = 2048;  // pixels of a tile at a time, unless run by run: int32 labels of 8 KB, a quarter
                                       // of an L1 cache
+static_assert(kScattered <= kStagePixels);
 
 // A value for each of 2 * kPairs * kLanes regions, in registers. A shuffle looks up in a pair of them.
 template <class acc_t, int kPairs>
@@ -55,8 +57,9 @@ class LookedUpPlanes {
   static constexpr int64_t kMost = CAS_X86_LEVEL >= 4 && std::is_same_v<acc_t, float> ? 8 * L : 0;
   static constexpr int64_t kOfEach = 16;  // pixels of a region, on average, that pay for `fill`
 
-  LookedUpPlanes(const Coefficients<acc_t>& coefficients, int64_t from_channel, int64_t to_channel)
-      : c_(coefficients), from_channel_(from_channel), to_channel_(to_channel) {}
+  LookedUpPlanes(const Coefficients<acc_t>& coefficients, int64_t from_channel, int64_t to_channel,
+                 Output<scalar_t>& out)
+      : c_(coefficients), from_channel_(from_channel), to_channel_(to_channel), out_(out) {}
 
   // Whether to write so many more pixels of this image here.
   bool pays(size_t pixels) {
@@ -87,15 +90,23 @@ class LookedUpPlanes {
     const bool ignored = *std::min_element(label.begin(), label.end()) == kIgnored;
     for (int64_t m = 0; m < c_.M; m += kPlanes<kPairs>) {
       visit_count<kPlanes<kPairs>>(c_.M - m, [&](auto K) {
-        ignored ? planes<kPairs, K.value, true>(label, scale, m, s, g)
-                : planes<kPairs, K.value, false>(label, scale, m, s, g);
+        const auto write = [&](scalar_t* to, int64_t stride) {
+          ignored ? planes<kPairs, K.value, true>(label, scale, m, s, to, stride)
+                  : planes<kPairs, K.value, false>(label, scale, m, s, to, stride);
+        };
+        scalar_t* const to = g + m * to_channel_;
+        if constexpr (sizeof(scalar_t) < sizeof(float)) {
+          write(to, to_channel_);  // half types: no faster past the caches, by trial
+        } else {
+          out_.planes(K.value, to, to_channel_, size, write);
+        }
       });
     }
   }
 
-  // K planes from channel m on.
+  // K planes from channel m on, which go to g, `stride` apart.
   template <int kPairs, int K, bool ignored>
-  void planes(Labels label, const acc_t* scales, int64_t m, const scalar_t* s, scalar_t* g) const {
+  void planes(Labels label, const acc_t* scales, int64_t m, const scalar_t* s, scalar_t* g, int64_t stride) const {
     using Values = RegionValues<acc_t, kPairs>;
     Values center[K], offset[K];
     const acc_t* values = values_.data() + (2 * m + 1) * Values::kSize;
@@ -105,7 +116,7 @@ class LookedUpPlanes {
     const V weight = splat(c_.weight);
     const int64_t size = static_cast<int64_t>(label.size());
     const scalar_t* next = m + 2 * K <= c_.M ? s + (m + K) * from_channel_ : s + size;  // K planes, or pixels
-    s += m * from_channel_, g += m * to_channel_;
+    s += m * from_channel_;
     int64_t x = 0;
     for (; x + L <= size; x += L) {
       const Mask<acc_t> region = load<Mask<acc_t>>(&label[x]);
@@ -116,12 +127,12 @@ class LookedUpPlanes {
         V value = load_acc<L>(s + k * from_channel_ + x);
         value = gradient_element(weight, scale, center[k].of(region), offset[k].of(region), value);
         if constexpr (ignored) value = region == kIgnored ? V{} : value;
-        store_acc<L>(g + k * to_channel_ + x, value);
+        store_acc<L>(g + k * stride + x, value);
       }
     }
     for (; x < size; ++x) {
       for (int k = 0; k < K; ++k) {
-        g[k * to_channel_ + x] = c_.element(label[x], m + k, s[k * from_channel_ + x]);
+        g[k * stride + x] = c_.element(label[x], m + k, s[k * from_channel_ + x]);
       }
     }
   }
@@ -141,6 +152,7 @@ class LookedUpPlanes {
 
   const Coefficients<acc_t>& c_;
   const int64_t from_channel_, to_channel_;
+  Output<scalar_t>& out_;
   std::vector<acc_t> values_;
   int64_t pixels_ = 0;  // that `pays` was asked of
 };

@@ -50,11 +50,12 @@ class PackedGradient {
 
   explicit PackedGradient(const Coefficients<acc_t>& coefficients) : c_(coefficients) {}
 
-  // Runs of touching pixels with M < kPad channels: M vectors hold L pixels.
+  // Runs of touching pixels with M < kPad channels, the pixels [begin, end) of a tile: M vectors hold L pixels.
   template <int M>
-  void runs(const Tile& tile, const scalar_t* s, scalar_t* g) const {
+  void runs(const Tile& tile, int64_t begin, int64_t end, int64_t& run, const scalar_t* s, scalar_t* g) const {
     const V weight = splat(c_.weight);
-    for_each_run(tile, [&](int32_t i, int64_t x, int64_t length) {
+    for_each_run(tile, begin, end, run, [&](int32_t i, int64_t first, int64_t length) {
+      int64_t x = first - begin;
       const int64_t end = x + length;
       if (i == kIgnored) return std::fill(g + x * M, g + end * M, static_cast<scalar_t>(0));
       if (length >= L) {

@@ -42,7 +42,7 @@ class BlockSums {
   // Runs of interleaved pixels, M_ >= kPad. Where a run is short, or is read several times, no processor guesses what
   // comes next.
   void add_runs(const Tile& tile, const scalar_t* s) {
-    const bool guessed = M_ <= kWidest && tile.size >= kShortRow * tile.runs, ask = !guessed || kReadAhead.always;
+    const bool guessed = M_ <= kWidest && tile.size >= kShortRow * tile.runs, ask = !guessed || kTuning.always;
     const int64_t ahead = (guessed ? 2 : 1) * kRowBlock;
     for_each_run(tile, [&](int32_t i, int64_t x, int64_t length) {
       if (i == kIgnored) return;

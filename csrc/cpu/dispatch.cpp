@@ -1,4 +1,4 @@
-// Chooses the instruction set once per process.
+// Chooses the instruction set, and how memory is read and written, once per process.
 #include <cstdlib>
 #include <cstring>
 #include <stdexcept>
@@ -23,13 +23,25 @@ bool supported(const Kernels& k) {
   return &k == &kBaseline;
 }
 
-bool made_by_intel() {
+constexpr Tuning kIntel{"intel", 3072, true, true}, kAmd{"amd", 256, false, false};
+
+constexpr const char* kTuningVariable = "CAS_EXT_CPU_TUNING";
+
+// What the environment asks for, or null.
+const char* wish_of(const char* variable) {
+  const char* wish = std::getenv(variable);
+  return wish != nullptr && *wish != '\0' ? wish : nullptr;
+}
+
+// The one that is asked for, or the processor's; of neither kind: kAmd.
+const Tuning& choose_tuning() {
+  const char* wish = wish_of(kTuningVariable);
+  if (wish != nullptr) return std::strcmp(wish, kIntel.name) == 0 ? kIntel : kAmd;
 #ifdef __x86_64__
   __builtin_cpu_init();
-  return __builtin_cpu_is("intel");
-#else
-  return false;
+  if (__builtin_cpu_is("intel")) return kIntel;
 #endif
+  return kAmd;
 }
 
 const Kernels& choose() {
@@ -38,10 +50,13 @@ const Kernels& choose() {
 #else
   const Kernels* known[] = {&kBaseline};
 #endif
-  const char* wish = std::getenv("CAS_EXT_CPU_ISA");
-  const bool any = wish == nullptr || *wish == '\0';
+  const char *wish = wish_of("CAS_EXT_CPU_ISA"), *tuning = wish_of(kTuningVariable);
+  if (tuning != nullptr && std::strcmp(tuning, kTuning.name) != 0) {
+    throw std::invalid_argument(std::string(kTuningVariable) +
+                                " must be intel or amd, and set before cas_ext is imported, got " + tuning);
+  }
   for (const Kernels* k : known) {
-    if (supported(*k) && (any || std::strcmp(wish, k->name) == 0)) return *k;
+    if (supported(*k) && (wish == nullptr || std::strcmp(wish, k->name) == 0)) return *k;
   }
   throw std::invalid_argument(
       std::string(
@@ -51,7 +66,7 @@ const Kernels& choose() {
 
 }  // namespace
 
-const ReadAhead kReadAhead = made_by_intel() ? ReadAhead{3072, true} : ReadAhead{256, false};
+const Tuning kTuning = choose_tuning();
 
 const Kernels& kernels() {
   static const Kernels& chosen = choose();

@@ -104,14 +104,16 @@ extern const Kernels kAvx512;
 extern const Kernels kAvx512Bf16;
 #endif
 
-// How what is read in order is asked for before its use, by trial, for the processor at hand.
-struct ReadAhead {
-  int64_t bytes;  // how far ahead, of few planes and of few interleaved channels
-  bool always;    // also where some processors need not be told: long runs of many interleaved channels, the backward of
-                  // float32
+// How memory is read and written, by trial, for the processor at hand.
+struct Tuning {
+  const char* name;
+  int64_t ahead;  // bytes: how far ahead few planes, and few interleaved channels, are asked for
+  bool always;    // asks also where some processors need not be told: long runs of many interleaved channels, the
+                  // backward of float32
+  bool streams;   // writes large gradients past the caches
 };
 
-extern const ReadAhead kReadAhead;
+extern const Tuning kTuning;
 
 // The fastest kernels this processor runs, or those that CAS_EXT_CPU_ISA (baseline, avx2, avx512) asks for.
 const Kernels& kernels();

@@ -205,5 +205,16 @@ inline void for_each_run(const Tile& tile, Body body) {
   }
 }
 
+// The same for the pixels [begin, end) of the tile: runs are cut there. `run`: of the pixel `begin`, then of `end`.
+template <class Body>
+inline void for_each_run(const Tile& tile, int64_t begin, int64_t end, int64_t& run, Body body) {
+  for (int64_t x = begin; x < end;) {
+    const int64_t next = tile.run_begin[run + 1], last = std::min(next, end);
+    body(tile.run_region[run], x, last - x);
+    if (last == next) ++run;
+    x = last;
+  }
+}
+
 }  // namespace CAS_ISA
 }  // namespace cas_ext::cpu

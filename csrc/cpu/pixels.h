@@ -28,7 +28,8 @@ inline void store_some(const Pixels& pixels, int64_t x, int64_t m, int64_t n, co
   }
 }
 
-constexpr int64_t kFarAhead = 4096;  // bytes: as ReadAhead, where exponentials take time between two looks at the memory
+constexpr int64_t kFarAhead =
+    4096;  // bytes: as Tuning::ahead, where exponentials take time between two looks at the memory
 
 template <class scalar_t>
 struct PlanarPixels {

@@ -264,7 +264,7 @@ void apply_softmax(const ApplyParams& p, int64_t b, int64_t begin, int64_t end, 
   const Planes<acc_t> probability(scratch, M), of_probability(static_cast<char*>(scratch) + softmax_bytes(p.shape), M);
   const int64_t stride = probability.stride;
   const Coefficients<acc_t> coefficients(p, b);
-  Gradient<acc_t> writer(coefficients, {stride, 1, false}, {stride, 1, false});
+  Gradient<acc_t> writer(coefficients, {stride, 1, false}, {stride, 1, false}, false);
   const Softmax<acc_t> softmax(M, probability);
   const LogitGradient<acc_t> of_logits(M, probability, of_probability);
   Tile tile;

@@ -21,7 +21,7 @@ CAS_HD void prefetch(const scalar_t* s) {
 // What is read in order, a while later.
 template <class scalar_t>
 CAS_HD const scalar_t* ahead_of(const scalar_t* s) {
-  return s + kReadAhead.bytes / static_cast<int64_t>(sizeof(scalar_t));
+  return s + kTuning.ahead / static_cast<int64_t>(sizeof(scalar_t));
 }
 
 template <int elements, class scalar_t>
