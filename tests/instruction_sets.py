@@ -11,9 +11,9 @@ import pytest
 CALL = "import torch, cas_ext; cas_ext.cas_loss(torch.zeros(1, 1), torch.zeros(1, dtype=torch.int64))"
 
 
-def run(isa: str, *arguments: str) -> subprocess.CompletedProcess:
+def run(isa: str, *arguments: str, tuning: str = "") -> subprocess.CompletedProcess:
     path = os.pathsep.join(p for p in sys.path if p)
-    environment = os.environ | {"CAS_EXT_CPU_ISA": isa, "PYTHONPATH": path}
+    environment = os.environ | {"CAS_EXT_CPU_ISA": isa, "CAS_EXT_CPU_TUNING": tuning, "PYTHONPATH": path}
     return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True)
 
 

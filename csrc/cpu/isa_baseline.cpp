@@ -15,6 +15,10 @@
 #include <vector>
 
 #include "kernels.h"
+
+#ifdef CAS_X86
+#include <immintrin.h>
+#endif
 #define CAS_ISA baseline
 #define CAS_VECTOR_BYTES 16
 #define CAS_X86_LEVEL 0
