@@ -286,17 +286,16 @@ void apply_range(const ApplyParams& p, int64_t b, int64_t begin, int64_t end) {
   const scalar_t* s = static_cast<const scalar_t*>(input.data) + b * input.image_stride;
   scalar_t* g = static_cast<scalar_t*>(gradient.data) + b * gradient.image_stride;
   const Coefficients<AccOf<scalar_t>> coefficients(p, b);
-  const bool large =
-      p.shape.images * p.shape.channels * p.shape.pixels >= kStreamedBytes / static_cast<int64_t>(sizeof(scalar_t));
+  const bool streams = streams_gradient<scalar_t>(p.shape);
   Gradient<scalar_t> writer(coefficients, {input.channel_stride, input.pixel_stride, input.interleaved},
-                            {gradient.channel_stride, gradient.pixel_stride, gradient.interleaved},
-                            kTuning.streams && large);
+                            {gradient.channel_stride, gradient.pixel_stride, gradient.interleaved}, streams);
   Tile tile;
   const int64_t step = input.interleaved ? tile_pixels(p.shape.channels) : kTile;
   for (int64_t x = begin; x < end; x += step) {
     read_tile(p.target, p.shape, b, x, std::min(step, end - x), tile);
     writer.write(tile, s + x * input.pixel_stride, g + x * gradient.pixel_stride);
   }
+  if (streams) end_streams();
 }
 
 }  // namespace CAS_ISA

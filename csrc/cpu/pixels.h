@@ -4,6 +4,7 @@
 // what to ask for meanwhile; kColumns, of how many pixels all channels come before the next pixels.
 #pragma once
 
+#include "stream.h"
 #include "transpose.h"
 
 namespace cas_ext::cpu {
@@ -39,6 +40,7 @@ struct PlanarPixels {
   scalar_t* first;
   int64_t stride, channels;
   scalar_t* next_tile;
+  bool streams = false;  // whether whole vectors are stored past the caches, at places that are multiples of them
 
   CAS_HD scalar_t& at(int64_t x, int64_t m) const { return first[m * stride + x]; }
 
@@ -51,7 +53,10 @@ struct PlanarPixels {
   template <int K>
   CAS_HD void store(int64_t x, int64_t m, const Vec<acc_t> (&v)[K]) const {
 #pragma GCC unroll 8
-    for (int k = 0; k < K; ++k) store_acc<kLanes<acc_t>>(&at(x, m + k), v[k]);
+    for (int k = 0; k < K; ++k) {
+      scalar_t* const to = &at(x, m + k);
+      streams ? stream_acc<kLanes<acc_t>>(to, v[k]) : store_acc<kLanes<acc_t>>(to, v[k]);
+    }
   }
 
   template <class K>
@@ -144,11 +149,15 @@ struct RowPixels {
   }
 };
 
-// Calls body(the pixels of a tile that begins at s, where another at next_tile follows).
+// Calls body(the pixels of a tile that begins at s, where another at next_tile follows). `streams`: they are written
+// past the caches where they are planes, each of which begins at a cache line.
 template <class scalar_t, class Body>
-inline void visit_pixels(scalar_t* s, const Strides& strides, int64_t channels, scalar_t* next_tile, Body body) {
+inline void visit_pixels(scalar_t* s, const Strides& strides, int64_t channels, scalar_t* next_tile, bool streams,
+                         Body body) {
   if (!strides.interleaved) {
-    body(PlanarPixels<scalar_t>{s, strides.channel, channels, next_tile});
+    constexpr int64_t kSize = sizeof(scalar_t);
+    const bool aligned = reinterpret_cast<uintptr_t>(s) % kLine == 0 && strides.channel * kSize % kLine == 0;
+    body(PlanarPixels<scalar_t>{s, strides.channel, channels, next_tile, streams && aligned});
   } else if (channels < kPad && strides.pixel == channels) {
     body(PackedPixels<scalar_t>{s, channels});
   } else {

@@ -246,7 +246,7 @@ int64_t accumulate_softmax(const AccumulateParams& p, int64_t b, int64_t begin, 
     if (tile.invalid != kNoPixel && invalid == kNoPixel) invalid = x + tile.invalid;
     const scalar_t* const z = image + x * input.pixel_stride;
     visit_pixels(z, {input.channel_stride, input.pixel_stride, input.interleaved}, M, z + length * input.pixel_stride,
-                 [&](const auto& logits) { softmax.tile(logits, pixels); });
+                 false, [&](const auto& logits) { softmax.tile(logits, pixels); });
     chunk.add(tile, probability.data, probability.data);
   }
   chunk.finish(table);
@@ -267,6 +267,7 @@ void apply_softmax(const ApplyParams& p, int64_t b, int64_t begin, int64_t end, 
   Gradient<acc_t> writer(coefficients, {stride, 1, false}, {stride, 1, false}, false);
   const Softmax<acc_t> softmax(M, probability);
   const LogitGradient<acc_t> of_logits(M, probability, of_probability);
+  const bool streams = sizeof(scalar_t) >= sizeof(float) && streams_gradient<scalar_t>(p.shape);
   Tile tile;
   for (int64_t x = begin; x < end; x += length) {
     const int64_t pixels = std::min(length, end - x);
@@ -274,12 +275,13 @@ void apply_softmax(const ApplyParams& p, int64_t b, int64_t begin, int64_t end, 
     fill_labels(tile);
     const scalar_t* const z = image + x * input.pixel_stride;
     visit_pixels(z, {input.channel_stride, input.pixel_stride, input.interleaved}, M, z + length * input.pixel_stride,
-                 [&](const auto& logits) { softmax.tile(logits, pixels); });
+                 false, [&](const auto& logits) { softmax.tile(logits, pixels); });
     writer.write(tile, probability.data, of_probability.data);
     scalar_t* const to = result + x * gradient.pixel_stride;
-    visit_pixels(to, {gradient.channel_stride, gradient.pixel_stride, gradient.interleaved}, M, to,
+    visit_pixels(to, {gradient.channel_stride, gradient.pixel_stride, gradient.interleaved}, M, to, streams,
                  [&](const auto& pixels) { of_logits.tile(tile, pixels); });
   }
+  if (streams) end_streams();
 }
 
 }  // namespace CAS_ISA

@@ -45,17 +45,23 @@ CAS_HD void stream_acc(scalar_t* to, Vec<AccOf<scalar_t>, lanes> v) {
   store_acc<lanes>(to, v);
 }
 
+// Whether the gradient goes past the caches; end_streams then comes last.
+template <class scalar_t>
+inline bool streams_gradient(const Shape& s) {
+  return kTuning.streams && s.images * s.channels * s.pixels >= kStreamedBytes / static_cast<int64_t>(sizeof(scalar_t));
+}
+
+// Before other threads may read what has been streamed.
+inline void end_streams() {
+#ifdef CAS_X86
+  _mm_sfence();
+#endif
+}
+
 template <class scalar_t>
 class Output {
  public:
   explicit Output(bool streams) : streams_(streams) {}
-  ~Output() {
-#ifdef CAS_X86
-    if (streams_) _mm_sfence();  // before other threads may read it
-#endif
-  }
-  Output(const Output&) = delete;
-  Output& operator=(const Output&) = delete;
 
   // Whether rows of so many bytes, the first of which go to g, may be written by stream_acc.
   bool streams_rows(const scalar_t* g, int64_t bytes) const {
