@@ -72,20 +72,21 @@ OUT ?= gpu-check
 gpu-check:
 	$(PYTHON) -m benchmarks.gpu_check --out $(OUT)
 
-# All that README says of speed, measured anew, on a machine that does nothing else.
+# What README says of the speed of a machine, which should do nothing else, measured anew; MACHINE: the name of the files.
 RESULTS := benchmarks/results
+MACHINE ?= cpu
 SPEED := $(PY) -m benchmarks.speed --device cpu --budget 0.06
 benchmark-cpu: $(VENV)/test.stamp
-	$(SPEED) --threads 1 --peer-grid base --out $(RESULTS)/cpu-1-thread.json
-	$(SPEED) --threads 2 --peer-grid base --cases paper voc embedding tiny --labels small --masks coherent random --out $(RESULTS)/cpu-2-threads.json
+	$(SPEED) --threads 1 --peer-grid base --out $(RESULTS)/$(MACHINE)-1-thread.json
+	$(SPEED) --threads 2 --peer-grid base --cases paper voc embedding tiny --labels small --masks coherent random --out $(RESULTS)/$(MACHINE)-2-threads.json
 	$(SPEED) --threads 1 --cases --sweep regions channels --phases both \
-	  --peers cas_ext onehot scatter_add onehot_compiled index_add_compiled masked_sum_compiled --out $(RESULTS)/cpu-1-thread-sweep.json
+	  --peers cas_ext onehot scatter_add onehot_compiled index_add_compiled masked_sum_compiled --out $(RESULTS)/$(MACHINE)-1-thread-sweep.json
 	$(SPEED) --threads 1 --peer-grid base --cases paper voc embedding superpixel --labels small --masks coherent --dtypes float32 --layouts nchw \
-	  --out $(RESULTS)/second-run/cpu-1-thread.json
+	  --out $(RESULTS)/second-run/$(MACHINE)-1-thread.json
 	$(SPEED) --threads 1 --activation softmax --cases paper voc embedding --labels small --masks coherent random --peer-grid base \
 	  --peers cas_ext cas_ext_unfused scatter_add onehot_compiled scatter_add_compiled index_add_compiled masked_sum_compiled \
-	  --out $(RESULTS)/cpu-1-thread-softmax.json
-	$(PY) -m benchmarks.call_cost --out $(RESULTS)/call-cost/cpu.json
+	  --out $(RESULTS)/$(MACHINE)-1-thread-softmax.json
+	$(PY) -m benchmarks.call_cost --out $(RESULTS)/call-cost/$(MACHINE).json
 	$(PY) -m benchmarks.readme
 
 # README's performance section and its figures, from the files in benchmarks/results; docs/experiments.md from docs/experiments.

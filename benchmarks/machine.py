@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import re
 import statistics
@@ -77,9 +78,10 @@ def _cpu_name() -> str:
 
 
 def describe(device: str, command: str) -> dict[str, object]:
-    """device, torch, cuda, driver, commit, date, command: who measured what."""
+    """device, torch, cuda, driver, commit, date, command (with what the environment asks of cas_ext): who measured what."""
     cpu = f"{_cpu_name()}, {torch.backends.cpu.get_cpu_capability()}"
     driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if device == "cuda" else None
+    asked = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("CAS_EXT_CPU_")]
     commit = _output("git", "rev-parse", "HEAD")
     # New results beside the code are no change of it.
     if commit and _output("git", "status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results"):
@@ -91,7 +93,7 @@ def describe(device: str, command: str) -> dict[str, object]:
         "driver": driver.splitlines()[0] if driver else None,
         "commit": commit,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "command": command,
+        "command": " ".join([*asked, command]),
     }
 
 
