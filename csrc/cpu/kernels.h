@@ -115,7 +115,7 @@ struct Tuning {
 
 extern const Tuning kTuning;
 
-// The fastest kernels this processor runs, or those that CAS_EXT_CPU_ISA (baseline, avx2, avx512) asks for.
+// The fastest kernels this processor runs, or those that CAS_EXT_CPU_ISA asks for.
 const Kernels& kernels();
 
 }  // namespace cas_ext::cpu
