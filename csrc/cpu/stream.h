@@ -61,6 +61,7 @@ inline void end_streams() {
 template <class scalar_t>
 class Output {
  public:
+  // `streams`: past the caches where that is faster; end_streams then comes last. Else in place.
   explicit Output(bool streams) : streams_(streams) {}
 
   // Whether rows of so many bytes, the first of which go to g, may be written by stream_acc.
