@@ -7,15 +7,14 @@
 #include "blocks.h"
 #include "kernels.h"
 #include "packed.h"
-#include "products.h"
+#include "plane_runs.h"
 
 namespace cas_ext::cpu {
 namespace CAS_ISA {
 
-// Mean run lengths (pixels) of a tile below which it is not summed run by run: planes, which are sorted then; few
-// interleaved channels.
-constexpr int64_t kShortRunOfPlanes = 20, kShortRowOfFew = 12;
-static_assert(kShortRunOfPlanes >= kShortestRun && kShortRowOfFew >= kShortestRun);
+// Mean run length (pixels) of a tile of few interleaved channels below which it is not summed run by run.
+constexpr int64_t kShortRowOfFew = 12;
+static_assert(kShortRowOfFew >= kShortestRun);
 // Mean run lengths below which two regions are cheaper to mask: planar, interleaved.
 constexpr int64_t kLongRunOfTwo = CAS_X86_LEVEL >= 5 ? 96 : CAS_X86_LEVEL >= 4 ? 128 : 64, kLongRowOfTwo = 32;
 
@@ -27,8 +26,8 @@ class Chunk {
 
   Chunk(const Shape& shape, const Strides& strides, void* scratch)
       : t_(shape, scratch),
-        pieces_(reinterpret_cast<Piece*>(t_.memory_for_tile())),
-        blocks_(t_, strides, pieces_, t_.memory_for_tile() + piece_bytes(shape)),
+        planes_(t_, strides, pieces()),
+        blocks_(t_, strides, pieces(), t_.memory_for_tile() + piece_bytes(shape)),
         M_(shape.channels),
         strides_(strides),
         packed_(strides.interleaved && strides.pixel == M_ && M_ < kPad) {}
@@ -41,10 +40,10 @@ class Chunk {
     const bool by_planes = !strides_.interleaved && tile.size >= kGroupPixels<scalar_t>;
     int64_t shortest = kShortestRun;
     if (strides_.interleaved && M_ < kPad) shortest = kShortRowOfFew;
-    if (!strides_.interleaved && M_ > kNarrow) shortest = kShortRunOfPlanes;
+    if (!strides_.interleaved && M_ > kNarrow) shortest = kShortRun<scalar_t>;
     if ((by_planes || strides_.interleaved) && !mask_two && mean_run >= shortest) {
       list_runs(tile);
-      if (by_planes) return add_planes(tile, s, next);
+      if (by_planes) return planes_.add(tile, s, next);
       return M_ < kPad ? add_runs(tile, s) : blocks_.add_runs(tile, s);
     }
     if (maskable) {
@@ -91,35 +90,6 @@ class Chunk {
         sum_packed<M>(s + x * M, piece.pixels, tile.size - x, t_.pilot(i), t_.sum(i), t_.squares(i));
       }
     });
-  }
-
-  // Planar runs, kPad planes of the whole tile at a time: so many streams suit the memory, and each has a few pages.
-  // Meanwhile the next kPad are asked for.
-  void add_planes(const Tile& tile, const scalar_t* s, const scalar_t* next_tile) {
-    int64_t pieces = 0;
-    for_each_run(tile, [&](int32_t i, int64_t x, int64_t length) {
-      if (i == kIgnored) return;
-      for (const int64_t end = x + length; x < end;) x += t_.plan(i, x, end - x, pieces_[pieces++]);
-    });
-    for (int64_t m = 0; m < M_; m += kPad) {
-      const scalar_t* planes = s + m * strides_.channel;
-      const auto next = NextPlanes<scalar_t>::after(s, strides_.channel, m, M_, next_tile);
-      visit_count<kPad>(M_ - m, [&](auto K) {
-        for (int64_t p = 0; p < pieces; ++p) {
-          const Piece& piece = pieces_[p];
-          const int64_t i = piece.region, x = piece.begin;
-          t_.prepare(piece, m, std::min(m + kPad, t_.padded), s + x, strides_.channel);
-          const acc_t* const pilot = t_.pilot(i) + m;
-          double *const sum = t_.sum(i) + m, *const squares = t_.squares(i);
-          if constexpr (kProducts<scalar_t>) {
-            if (sum_plane_products<K.value>(planes, strides_.channel, x, piece.pixels, pilot, sum, squares, next)) {
-              continue;
-            }
-          }
-          sum_planes<K.value>(planes, strides_.channel, x, piece.pixels, tile.size, pilot, sum, squares, next);
-        }
-      });
-    }
   }
 
   // Pixels one by one, into t_.part.
@@ -215,7 +185,9 @@ class Chunk {
   }
 
   RegionTable<scalar_t> t_;
-  Piece* const pieces_;  // of a tile
+  Piece* pieces() const { return reinterpret_cast<Piece*>(t_.memory_for_tile()); }  // of a tile
+
+  PlaneRuns<scalar_t> planes_;
   BlockSums<scalar_t> blocks_;
   MemberBits members_;
   const int64_t M_;

@@ -46,6 +46,9 @@ class Keep {
   // The value, or 0.
   CAS_HD V operator()(V value) const { return choose(value, V{}); }
 
+  // add_halves of the value, which lies at s, or of 0.
+  CAS_HD Wide<acc_t> halves(const acc_t*, V value) const { return add_halves<acc_t>((*this)(value)); }
+
   // Adds the value, or its square.
   CAS_HD V add(V sum, V value) const { return sum + (*this)(value); }
   CAS_HD V add_square(V sum, V value) const {
@@ -83,6 +86,10 @@ class Keep<float, 16> {
 
   CAS_HD V choose(V yes, V no) const { return (V)_mm512_mask_mov_ps((__m512)no, mask_, (__m512)yes); }
   CAS_HD V operator()(V value) const { return (V)_mm512_maskz_mov_ps(mask_, (__m512)value); }
+  CAS_HD Half halves(const float* s, V) const {
+    return (Half)_mm512_maskz_cvtps_pd(static_cast<__mmask8>(mask_), _mm256_loadu_ps(s)) +
+           (Half)_mm512_maskz_cvtps_pd(static_cast<__mmask8>(mask_ >> 8), _mm256_loadu_ps(s + 8));
+  }
   CAS_HD V add(V sum, V value) const { return (V)_mm512_mask_add_ps((__m512)sum, mask_, (__m512)sum, (__m512)value); }
   CAS_HD V add_square(V sum, V value) const {
     return (V)_mm512_mask3_fmadd_ps((__m512)value, (__m512)value, (__m512)sum, mask_);

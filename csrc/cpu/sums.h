@@ -56,7 +56,7 @@ CAS_HD void sum_planes(const scalar_t* s, int64_t stride, int64_t begin, int64_t
         } else if constexpr (keep[g].kAll) {
           sums[k] += load_wide<L / 2>(at) + load_wide<L / 2>(at + L / 2);
         } else {
-          sums[k] += add_halves<acc_t>(keep[g](value[g]));
+          sums[k] += keep[g].halves(at, value[g]);
         }
         squares[((chain * K + k) * G + g) % kSquares] += d * d;
       }
@@ -95,6 +95,41 @@ CAS_HD void sum_planes(const scalar_t* s, int64_t stride, int64_t begin, int64_t
   end_block();
   fold_planes<K>(sums, sum);
   if constexpr (!kValues && std::is_same_v<acc_t, float>) add_centers<K>(center, pixels, sum);
+}
+
+// As sum_planes, for pieces of few vectors: they are all masked, so that little depends on how many there are. The tile
+// has whole vectors from `begin` on.
+template <int K, class scalar_t>
+CAS_HD void sum_short_planes(const scalar_t* s, int64_t stride, int64_t begin, int64_t pixels, const float* center,
+                             double* sum, double* square, const NextPlanes<scalar_t>& next) {
+  static_assert(std::is_same_v<scalar_t, float>);
+  constexpr int L = kLanes<float>, kSquares = std::min(4, K);  // chains of additions
+  constexpr int64_t kBlock = kAdditions * kSquares / K * L;
+  Wide<float> sums[K];
+  Vec<float> squares[kSquares];
+  const int64_t end = begin + pixels;
+  const auto add = [&](int64_t x, auto first) __attribute__((always_inline)) {
+    const Keep<float> keep((uint64_t(1) << std::min<int64_t>(end - x, L)) - 1);
+    next.template ask<L, K>(x);
+#pragma GCC unroll 8
+    for (int k = 0; k < K; ++k) {
+      const float* at = s + k * stride + x;
+      const Vec<float> value = load<Vec<float>>(at), d = keep(value - center[k]);
+      const Wide<float> both = keep.halves(at, value);
+      sums[k] = first.value ? both : sums[k] + both;
+      squares[k % kSquares] = first.value && k < kSquares ? d * d : squares[k % kSquares] + d * d;
+    }
+  };
+  add(begin, std::true_type());
+  for (int64_t x = begin + L; x < end; x += L) {
+    if ((x - begin) % kBlock == 0) {
+      add_lanes<float, L>(square, add_all(squares));
+      std::fill_n(squares, kSquares, Vec<float>{});
+    }
+    add(x, std::false_type());
+  }
+  add_lanes<float, L>(square, add_all(squares));
+  fold_planes<K>(sums, sum);
 }
 
 // K planes of the pixels [begin, end) of a tile for R <= 2 of its regions, which[r]: each lane keeps or drops a
