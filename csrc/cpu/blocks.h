@@ -3,6 +3,7 @@
 // come, each added to its row of the table. Planes of a block become rows of pixels first, kPad at a time.
 #pragma once
 
+#include "pair_rows.h"
 #include "rows.h"
 #include "table.h"
 #include "transpose.h"
@@ -106,6 +107,7 @@ class BlockSums {
   // Sorts the pixels of a block and plans the pieces of each region, places in that order. Returns how many.
   int64_t sort(const int32_t* label, int32_t pixels) {
     counts_.sort(label, pixels, order_);
+    std::fill_n(order_ + pixels, kBehind, 0);
     int64_t pieces = 0;
     for (int32_t k = 0; k < counts_.labels(); ++k) {
       const int32_t i = counts_.label(k), end = counts_.begin(k + 1);
@@ -133,6 +135,7 @@ class BlockSums {
   }
 
   void add_sorted(int64_t pixels, const scalar_t* s, int64_t pieces) {
+    if constexpr (kProducts<scalar_t>) return add_sorted_products(pixels, s, pieces);
     for (int64_t m = 0; m < M_; m += kPad) {
       turn_rows<kPad>(s + m * strides_.channel, strides_, std::min<int64_t>(kPad, M_ - m), pixels, rows_,
                       NextPlanes<scalar_t>::after(s, strides_.channel, m, M_, s + pixels));
@@ -146,6 +149,40 @@ class BlockSums {
       }
     }
   }
+
+#if CAS_X86_LEVEL >= 5
+  void add_sorted_products(int64_t pixels, const scalar_t* s, int64_t pieces) {
+    scalar_t* const rows = reinterpret_cast<scalar_t*>(rows_);
+    for (int64_t m = 0; m < M_; m += kPad) {
+      const scalar_t* const planes = s + m * strides_.channel;
+      turn_pixels(planes, strides_.channel, std::min(kPad, M_ - m), pixels, rows,
+                  NextPlanes<scalar_t>::after(s, strides_.channel, m, M_, s + pixels));
+      for (int64_t p = 0; p < pieces; ++p) {
+        const Piece& piece = pieces_[p];
+        const int64_t i = piece.region;
+        const uint16_t* order = order_ + piece.begin;
+        t_.prepare(piece, m, m + kPad, s + order[0], strides_.channel);
+        if (!sum_piece_products(rows, order, piece.pixels, t_.pilot(i) + m, t_.sum(i) + m, t_.squares(i))) {
+          add_again(planes, order, m, piece);
+        }
+      }
+    }
+  }
+
+  // A piece whose products overflow.
+  __attribute__((noinline)) void add_again(const scalar_t* planes, const uint16_t* order, int64_t m,
+                                           const Piece& piece) {
+    const int64_t i = piece.region;
+    for (int64_t k = 0; k < std::min(kPad, M_ - m); ++k) {
+      const acc_t center = t_.pilot(i)[m + k];
+      double about_pilot = 0;
+      for (int64_t x = 0; x < piece.pixels; ++x) {
+        add_one(planes[k * strides_.channel + order[x]], center, about_pilot, t_.squares(i)[k]);
+      }
+      t_.merge_channel(i, m + k, piece.pixels, about_pilot);
+    }
+  }
+#endif
 
   // Pixels of region i; row(x): the channels of the x-th. Meanwhile asks for as many rows at `next`, if that is not
   // null, and moves it.
@@ -196,11 +233,13 @@ class BlockSums {
   static constexpr int64_t kRowBlock =
       32;  // pixels whose channels are all summed before the next: 8 KB for 64 of float32
 
+  static constexpr int64_t kBehind = 8;  // places behind those of a block, which may be read
+
   RegionTable<scalar_t>& t_;
   LabelCounts counts_;
   Piece* const pieces_;
   acc_t* const rows_;
-  uint16_t order_[kSortedPixels<acc_t>];
+  uint16_t order_[kSortedPixels<acc_t> + kBehind];
   const int64_t M_;
   const Strides strides_;
   const bool in_place_;  // pixels lie in memory as rows of channels
