@@ -15,7 +15,10 @@ from cas_ext import reference
 PIXELS = 20_011  # whole vectors, whole blocks, and a rest
 TARGETS = {
     "runs": torch.arange(PIXELS) // 41 % 7,
+    "short runs": torch.arange(PIXELS) // 13 % 7,
     "long runs": torch.arange(PIXELS) // 700 % 3,
+    "seven, at random": torch.randint(0, 7, (PIXELS,), generator=torch.Generator().manual_seed(0)),
+    "400, at random": torch.randint(0, 400, (PIXELS,), generator=torch.Generator().manual_seed(0)),
     "two, in runs": torch.arange(PIXELS) // 31 % 2,
     "two, at random": torch.randint(0, 2, (PIXELS,), generator=torch.Generator().manual_seed(0)),
     "one": torch.zeros(PIXELS, dtype=torch.long),

@@ -14,7 +14,14 @@ namespace CAS_ISA {
 template <class acc_t>  // that are sorted at a time; kPad channels of them fit the L2 cache
 constexpr int64_t kSortedPixels = kSortedBytes / (kPad * static_cast<int64_t>(sizeof(acc_t)));
 constexpr int64_t kTurnedPixels = 32;  // that become rows at a time where they are not sorted
-constexpr int64_t kFewOfEach = 6;  // pixels of each label in a block, on average, below which sorting them does not pay
+
+// Pixels of each label in a block, on average, below which sorting them does not pay. Only for float does it depend on
+// the processor: its sums are exact, in whatever order.
+template <class scalar_t>
+int64_t few_of_each() {
+  if (!std::is_same_v<scalar_t, float> || !kTuning.forwards) return 6;
+  return CAS_X86_LEVEL >= 4 ? 128 : 12;
+}
 
 template <class scalar_t>
 class BlockSums {
@@ -67,7 +74,7 @@ class BlockSums {
   // its sums stay in registers; in memory as rows, it would change the order in which they are read.
   void add_block(const int32_t* label, int32_t pixels, const scalar_t* s) {
     const int32_t labels = counts_.count_block(label, pixels);
-    if (sorted_ && labels * kFewOfEach <= pixels) return add_sorted(pixels, s, sort(label, pixels));
+    if (sorted_ && labels * few_of_each<scalar_t>() <= pixels) return add_sorted(pixels, s, sort(label, pixels));
     const bool taken = t_.take(counts_, label, pixels, s, strides_.pixel, strides_.channel, pixels <= kTurnedPixels);
     counts_.clear();
     if (!taken) {
@@ -135,7 +142,9 @@ class BlockSums {
   }
 
   void add_sorted(int64_t pixels, const scalar_t* s, int64_t pieces) {
-    if constexpr (kProducts<scalar_t>) return add_sorted_products(pixels, s, pieces);
+    if constexpr (kProducts<scalar_t>) {
+      if (!strides_.interleaved) return add_sorted_products(pixels, s, pieces);
+    }
     for (int64_t m = 0; m < M_; m += kPad) {
       turn_rows<kPad>(s + m * strides_.channel, strides_, std::min<int64_t>(kPad, M_ - m), pixels, rows_,
                       NextPlanes<scalar_t>::after(s, strides_.channel, m, M_, s + pixels));

@@ -23,7 +23,7 @@ bool supported(const Kernels& k) {
   return &k == &kBaseline;
 }
 
-constexpr Tuning kIntel{"intel", 3072, true, true}, kAmd{"amd", 256, false, false};
+constexpr Tuning kIntel{"intel", 3072, true, true, true}, kAmd{"amd", 256, false, false, false};
 
 constexpr const char* kTuningVariable = "CAS_EXT_CPU_TUNING";
 

@@ -19,6 +19,8 @@
 #ifdef CAS_X86
 #include <immintrin.h>
 
+// GCC 12 warns of vectors that loops fill.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC target("avx2,fma,f16c")
 #define CAS_ISA avx2
 #define CAS_VECTOR_BYTES 32

@@ -19,6 +19,8 @@
 #ifdef CAS_X86
 #include <immintrin.h>
 #endif
+// GCC 12 warns of vectors that loops fill.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #define CAS_ISA baseline
 #define CAS_VECTOR_BYTES 16
 #define CAS_X86_LEVEL 0

@@ -51,8 +51,8 @@ inline int64_t piece_bytes(const Shape& s) {
 
 inline int64_t sorted_bytes(const Shape& s) {
   if (s.channels <= kNarrow) return 0;
-  constexpr int64_t kRow = kPad * static_cast<int64_t>(sizeof(double));
-  return s.pixels < kSortedBytes / kRow ? s.pixels * kRow : kSortedBytes;
+  constexpr int64_t kRow = kPad * static_cast<int64_t>(sizeof(double)), kLeast = 512;  // whole vectors
+  return s.pixels > kSortedBytes / kRow ? kSortedBytes : s.pixels * kRow > kLeast ? s.pixels * kRow : kLeast;
 }
 
 // What a chunk is computed in: table.h, counts.h and accumulate.h lay it out. It begins at a cache line, so that rows
@@ -104,13 +104,14 @@ extern const Kernels kAvx512;
 extern const Kernels kAvx512Bf16;
 #endif
 
-// How memory is read and written, by trial, for the processor at hand.
+// How memory is read and written, and when pixels are sorted, by trial, for the processor at hand.
 struct Tuning {
   const char* name;
   int64_t ahead;  // bytes: how far ahead few planes, and few interleaved channels, are asked for
   bool always;    // asks also where some processors need not be told: long runs of many interleaved channels, the
                   // backward of float32
   bool streams;   // writes large gradients past the caches
+  bool forwards;  // loads at once what has just been stored, so that sorting pixels pays less
 };
 
 extern const Tuning kTuning;

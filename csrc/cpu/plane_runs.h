@@ -48,11 +48,14 @@ class PlaneRuns {
             if (!sum_plane_products<K.value>(planes, stride, x, n, pilot, sum, square, next)) {
               add_again(tile, planes, m, piece);
             }
-          } else if (kShortRuns<scalar_t> && short_runs && x + whole_vectors(n) <= tile.size) {
-            sum_short_planes<K.value>(planes, stride, x, n, pilot, sum, square, next);
-          } else {
-            sum_planes<K.value>(planes, stride, x, n, tile.size, pilot, sum, square, next);
+            continue;
+          } else if constexpr (kShortRuns<scalar_t>) {
+            if (short_runs && x + whole_vectors(n) <= tile.size) {
+              sum_short_planes<K.value>(planes, stride, x, n, pilot, sum, square, next);
+              continue;
+            }
           }
+          sum_planes<K.value>(planes, stride, x, n, tile.size, pilot, sum, square, next);
         }
       });
     }
