@@ -51,7 +51,8 @@ inline int64_t piece_bytes(const Shape& s) {
 
 inline int64_t sorted_bytes(const Shape& s) {
   if (s.channels <= kNarrow) return 0;
-  constexpr int64_t kRow = kPad * static_cast<int64_t>(sizeof(double)), kLeast = 512;  // whole vectors
+  constexpr int64_t kRow = kPad * static_cast<int64_t>(sizeof(double));
+  constexpr int64_t kLeast = 512;  // 32 pixels of bfloat16, which become rows together
   return s.pixels > kSortedBytes / kRow ? kSortedBytes : s.pixels * kRow > kLeast ? s.pixels * kRow : kLeast;
 }
 

@@ -1,5 +1,6 @@
-// Sums of short runs of bfloat16 planes by products of pairs (products.h): planes become rows of pairs of pixels, so
-// that lanes are channels, and the end of a run costs two conversions, not two folds of eight planes.
+// Sums over bfloat16 planes by products of pairs (products.h) where lanes are channels, so that the end of a run costs
+// two conversions, not two folds of eight planes: of short runs, whose planes become rows of pairs of pixels, and of
+// sorted pixels, of which any two become a pair.
 #pragma once
 
 #include "products.h"
@@ -9,8 +10,8 @@ namespace cas_ext::cpu {
 namespace CAS_ISA {
 
 #if CAS_X86_LEVEL >= 5
-// Planes as rows of kPad pairs of pixels that follow each other, zero where there are none: put(x, row, its_next) gets
-// eight vectors after each other, of the rows of pixels x and x + kPairLanes on. Meanwhile asks for `next`.
+// Planes as rows of kPad pairs, each of two pixels that follow each other, zero where there is no plane or no pixel:
+// put(x, rows) gets two of them, of the pixels x, x + 1 and kPairLanes beyond. Meanwhile asks for `next`.
 template <bool kAll, class Put>
 CAS_HD void turn_pairs(const c10::BFloat16* s, int64_t stride, int64_t planes, int64_t pixels,
                        const NextPlanes<c10::BFloat16>& next, Put put) {

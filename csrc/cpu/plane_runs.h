@@ -28,7 +28,7 @@ class PlaneRuns {
   PlaneRuns(RegionTable<scalar_t>& table, const Strides& strides, Piece* pieces)
       : t_(table), pieces_(pieces), M_(t_.M), stride_(strides.channel) {}
 
-  // A tile of at least kGroupPixels whose runs are listed; `s`: its first pixel; `next`: that of the tile that follows.
+  // A tile of at least kGroupPixels whose runs are listed; `s`: its first pixel; `next_tile`: that of the next.
   void add(const Tile& tile, const scalar_t* s, const scalar_t* next_tile) {
     [[maybe_unused]] const bool short_runs = tile.size < kLongRun * tile.runs;
     if constexpr (kProducts<scalar_t>) {
