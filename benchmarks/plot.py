@@ -31,7 +31,7 @@ from .report import OURS, Row
 
 GREY = "#808080"  # contrast of about 4 on white and 5 on GitHub's dark background
 BLUE, VERMILION, GREEN, ORANGE, SKY, PURPLE = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7"
-# One colour and marker per way of summing; compiled variants are dashed.
+# One colour and marker per way of summing; compiled variants are dashed, or hollow.
 STYLES = {
     OURS: (BLUE, "o"),
     "onehot": (VERMILION, "s"),
@@ -41,7 +41,7 @@ STYLES = {
     "masked_sum": (SKY, "P"),
     "triton": (SKY, "X"),
 }
-OTHER_STYLE = (GREY, "x")
+OTHER_STYLE = (GREY, "H")  # a marker that can be hollow
 RC = {
     "svg.hashsalt": "cas_ext",  # the same file for the same figures
     "svg.fonttype": "path",
@@ -73,6 +73,7 @@ def style(impl: str) -> dict:
     """Colour, marker and line of an implementation."""
     name = impl.removesuffix("_compiled").removesuffix("_partitioned")
     color, marker = STYLES.get(name, OTHER_STYLE)
+    marker = "<" if impl.endswith("_partitioned") else marker
     lines = {"_compiled": "--", "_partitioned": ":"}
     dashes = next((line for suffix, line in lines.items() if impl.endswith(suffix)), "-")
     width, order = (2.5, 3) if impl == OURS else (1.3, 2)
@@ -106,9 +107,12 @@ def share_figure(result: dict) -> Figure | None:
         rows = [report.best(group, phase, kinds) for group in found.values()]
         heights = [row["share_of_ceiling"] if row else 0 for row in rows]
         at = [x + (i - (len(bars) - 1) / 2) * width for x in range(len(found))]
-        drawn = axes.bar(at, heights, width * 0.92, label=label, color=color)
+        axes.bar(at, heights, width * 0.92, label=label, color=color)
         if ours:
-            axes.bar_label(drawn, [f"{100 * height:.0f}" for height in heights], fontsize=7, color=GREY, padding=1)
+            for x, height in zip(at, heights, strict=True):
+                place = (x, 1 if 0.93 < height < 1 else height)  # no number across the line of 100%
+                offset = {"xytext": (0, 1), "textcoords": "offset points", "ha": "center"}
+                axes.annotate(f"{100 * height:.0f}", place, fontsize=7, color=GREY, **offset)
     axes.axhline(1, color=GREY, linestyle="--", linewidth=1)
     sizes = [("x".join(map(str, shape[:2])), "x".join(map(str, shape[2:]))) for _, shape, *_ in found]
     labels = [f"{key[0]}\n{batch}\n{spatial}" for key, (batch, spatial) in zip(found, sizes, strict=True)]
@@ -170,7 +174,7 @@ def memory_figure(result: dict) -> Figure | None:
         at = [names.index(row["case"]) + 0.6 * (i / max(len(impls) - 1, 1) - 0.5) for row in mine]
         share = [row["peak_extra_bytes"] / input_bytes(row) for row in mine]
         look = style(impl) | {"linestyle": "none"}
-        hollow = impl not in STYLES
+        hollow = impl.endswith(("_compiled", "_partitioned"))
         axes.plot(at, share, label=impl, markerfacecolor="none" if hollow else look["color"], **look)
     axes.axhline(0.01, color=GREY, linestyle="--", linewidth=1)
     axes.axhline(1, color=GREY, linestyle="-", linewidth=0.8)
