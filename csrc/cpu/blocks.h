@@ -114,7 +114,7 @@ class BlockSums {
   // Sorts the pixels of a block and plans the pieces of each region, places in that order. Returns how many.
   int64_t sort(const int32_t* label, int32_t pixels) {
     counts_.sort(label, pixels, order_);
-    std::fill_n(order_ + pixels, kBehind, 0);
+    std::fill_n(order_ + pixels, kAtOnce, 0);
     int64_t pieces = 0;
     for (int32_t k = 0; k < counts_.labels(); ++k) {
       const int32_t i = counts_.label(k), end = counts_.begin(k + 1);
@@ -242,13 +242,11 @@ class BlockSums {
   static constexpr int64_t kRowBlock =
       32;  // pixels whose channels are all summed before the next: 8 KB for 64 of float32
 
-  static constexpr int64_t kBehind = 8;  // places behind those of a block, which may be read
-
   RegionTable<scalar_t>& t_;
   LabelCounts counts_;
   Piece* const pieces_;
   acc_t* const rows_;
-  uint16_t order_[kSortedPixels<acc_t> + kBehind];
+  uint16_t order_[kSortedPixels<acc_t> + kAtOnce];
   const int64_t M_;
   const Strides strides_;
   const bool in_place_;  // pixels lie in memory as rows of channels

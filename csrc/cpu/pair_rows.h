@@ -9,6 +9,8 @@
 namespace cas_ext::cpu {
 namespace CAS_ISA {
 
+constexpr int64_t kAtOnce = 8;  // sorted pixels; so many places behind the last one are read
+
 #if CAS_X86_LEVEL >= 5
 // Planes as rows of kPad pairs, each of two pixels that follow each other, zero where there is no plane or no pixel:
 // put(x, rows) gets two of them, of the pixels x, x + 1 and kPairLanes beyond. Meanwhile asks for `next`.
@@ -44,10 +46,8 @@ inline void turn_pixels(const c10::BFloat16* s, int64_t stride, int64_t planes, 
                  : turn_pairs<false>(s, stride, planes, pixels, next, put);
 }
 
-constexpr int64_t kAtOnce = 8;  // pixels
-
-// As sum_piece, of such rows: those that `order` lists, behind which kAtOnce more are listed. Returns whether it was
-// done, as sum_plane_products.
+// As sum_piece, of such rows: those that `order` lists, behind which kAtOnce other rows are listed.
+// Returns whether it was done, as sum_plane_products.
 CAS_HD bool sum_piece_products(const c10::BFloat16* rows, const uint16_t* order, int64_t pixels, const float* center,
                                double* sum, double* square) {
   constexpr int64_t kBlock = 256;                                                     // 128 squares to a float
@@ -80,11 +80,7 @@ CAS_HD bool sum_piece_products(const c10::BFloat16* rows, const uint16_t* order,
     sums += add_halves<float>(even.sum + odd.sum);
     squares += add_halves<float>(even.square + odd.square);
   }
-  if (!all_finite(squares)) return false;
-  store(sum, load<D>(sum) + sums);
-  store(square,
-        load<D>(square) + moved_square_sum(squares, sums, D{} + static_cast<double>(pixels), load_wide<kPad>(center)));
-  return true;
+  return join_products<kPad>(sums, squares, pixels, center, sum, square);
 }
 
 // Some pixels of up to kPad planes as rows of pairs.
@@ -107,7 +103,6 @@ class PairRows {
   // As sum_plane_products, for the pixels [begin, end), kMost at most. So many vectors at a time, masked, that little
   // depends on how many pixels there are.
   CAS_HD bool sum(int64_t begin, int64_t end, const float* center, double* sum, double* square) const {
-    using D = Vec<double, kPad>;
     constexpr int64_t kPixelsOfVector = kPairValues / kPad;
     const auto splat = [](int64_t pixel) { return _mm512_set1_epi16(static_cast<short>(pixel)); };
     alignas(64) static constexpr uint16_t kPixel[kPairValues] = {0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, 1,
@@ -123,12 +118,8 @@ class PairRows {
         pixel = _mm512_add_epi16(pixel, splat(kPixelsOfVector));
       }
     } while (x < end);
-    const D sums = add_halves<float>(parts.sum), squares = add_halves<float>(parts.square);
-    if (!all_finite(squares)) return false;
-    const D n = D{} + static_cast<double>(end - begin);
-    store(sum, load<D>(sum) + sums);
-    store(square, load<D>(square) + moved_square_sum(squares, sums, n, load_wide<kPad>(center)));
-    return true;
+    return join_products<kPad>(add_halves<float>(parts.sum), add_halves<float>(parts.square), end - begin, center, sum,
+                               square);
   }
 
  private:

@@ -44,6 +44,19 @@ CAS_HD bool all_finite(D squares) {
   }
 }
 
+// Sums of values and of squares of kWidth channels of some pixels join those about the pilot, in double. Returns
+// whether they did: not where a value is not finite, or its square.
+template <int kWidth>
+CAS_HD bool join_products(Vec<double, kWidth> sums, Vec<double, kWidth> squares, int64_t pixels, const float* center,
+                          double* sum, double* square) {
+  using D = Vec<double, kWidth>;
+  if (!all_finite(squares)) return false;
+  const D n = D{} + static_cast<double>(pixels);
+  store(sum, load<D>(sum) + sums);
+  store(square, load<D>(square) + moved_square_sum(squares, sums, n, load_wide<kWidth>(center)));
+  return true;
+}
+
 // Lane k, K <= kPad: the sum of the lanes of part(k), zero beyond K. The first three of four additions are in float.
 template <int K, class Part>
 CAS_HD auto fold_pairs(Part part) {
@@ -64,7 +77,7 @@ CAS_HD auto fold_pairs(Part part) {
   }
 }
 
-// As sum_planes. Returns whether it was done: not where a value is not finite, or its square.
+// As sum_planes. Returns whether it was done, as join_products.
 template <int K>
 CAS_HD bool sum_plane_products(const c10::BFloat16* s, int64_t stride, int64_t begin, int64_t pixels,
                                const float* center, double* sum, double* square,
@@ -83,12 +96,7 @@ CAS_HD bool sum_plane_products(const c10::BFloat16* s, int64_t stride, int64_t b
     sums += fold_pairs<K>([&](int k) { return parts[k].sum; });
     squares += fold_pairs<K>([&](int k) { return parts[k].square; });
   }
-  if (!all_finite(squares)) return false;
-  constexpr int kWidth = sizeof(D) / sizeof(double);
-  store(sum, load<D>(sum) + sums);
-  store(square, load<D>(square) +
-                    moved_square_sum(squares, sums, D{} + static_cast<double>(pixels), load_wide<kWidth>(center)));
-  return true;
+  return join_products<(K <= kNarrow ? kNarrow : kPad)>(sums, squares, pixels, center, sum, square);
 }
 
 // As sum_masked.

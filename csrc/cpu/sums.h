@@ -99,10 +99,9 @@ CAS_HD void sum_planes(const scalar_t* s, int64_t stride, int64_t begin, int64_t
 
 // As sum_planes, for pieces of few vectors: they are all masked, so that little depends on how many there are. The tile
 // has whole vectors from `begin` on.
-template <int K, class scalar_t>
-CAS_HD void sum_short_planes(const scalar_t* s, int64_t stride, int64_t begin, int64_t pixels, const float* center,
-                             double* sum, double* square, const NextPlanes<scalar_t>& next) {
-  static_assert(std::is_same_v<scalar_t, float>);
+template <int K>
+CAS_HD void sum_short_planes(const float* s, int64_t stride, int64_t begin, int64_t pixels, const float* center,
+                             double* sum, double* square, const NextPlanes<float>& next) {
   constexpr int L = kLanes<float>, kSquares = std::min(4, K);  // chains of additions
   constexpr int64_t kBlock = kAdditions * kSquares / K * L;
   Wide<float> sums[K];
