@@ -3,8 +3,8 @@
 // come, each added to its row of the table. Planes of a block become rows of pixels first, kPad at a time.
 #pragma once
 
-#include "pair_rows.h"
 #include "rows.h"
+#include "sorted_products.h"
 #include "table.h"
 #include "transpose.h"
 

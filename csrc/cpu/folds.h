@@ -113,5 +113,27 @@ CAS_HD void fold_planes(const D (&v)[K], double* sum) {
   for (int k = 0; k < K; ++k) sum[k] += sum_lanes<double, sizeof(D) / sizeof(double)>(v[k]);
 }
 
+#if CAS_X86_LEVEL >= 4
+// Lane k, K <= kPad: the sum of the lanes of part(k), zero beyond K. The first three of four additions are in float.
+template <int K, class Part>
+CAS_HD auto fold_floats(Part part) {
+  const auto at = [&](int k) { return (__m512)(k < K ? part(k) : Vec<float>{}); };
+  const auto two = [](__m512 a, __m512 b) { return _mm512_unpacklo_ps(a, b) + _mm512_unpackhi_ps(a, b); };
+  const auto four = [&](int k) {  // lane j of a quarter: of plane k + j
+    const __m512 low = two(at(k), at(k + 1)), high = two(at(k + 2), at(k + 3));
+    return _mm512_shuffle_ps(low, high, 0x44) + _mm512_shuffle_ps(low, high, 0xee);
+  };
+  const __m512 low = four(0);
+  if constexpr (K <= kNarrow) {
+    const auto half = half_of<0, float, 16>((Vec<float>)low) + half_of<1, float, 16>((Vec<float>)low);
+    return widen<kNarrow>(half_of<0, float, 8>(half)) + widen<kNarrow>(half_of<1, float, 8>(half));
+  } else {
+    const __m512 high = four(kNarrow);
+    const __m512 all = _mm512_shuffle_f32x4(low, high, 0x88) + _mm512_shuffle_f32x4(low, high, 0xdd);
+    return add_halves<float>((Vec<float>)_mm512_shuffle_f32x4(all, all, 0xd8));
+  }
+}
+#endif
+
 }  // namespace CAS_ISA
 }  // namespace cas_ext::cpu

@@ -2,22 +2,21 @@
 // each has a few pages. Meanwhile the next kPad are asked for.
 #pragma once
 
-#include "pair_rows.h"
 #include "products.h"
 #include "table.h"
 
 namespace cas_ext::cpu {
 namespace CAS_ISA {
 
-// Whether short runs have code of their own: sum_short_planes, or for bfloat16 pairs PairRows.
+// Whether short runs have code of their own: sum_short_planes.
 template <class scalar_t>
-constexpr bool kShortRuns = (CAS_X86_LEVEL >= 4 && std::is_same_v<scalar_t, float>) || kProducts<scalar_t>;
+constexpr bool kShortRuns = CAS_X86_LEVEL >= 4 && std::is_same_v<AccOf<scalar_t>, float>;
 
 // Mean run lengths (pixels) of a tile: below the first, more than kNarrow planes are sorted; below the second, runs are
 // short.
 template <class scalar_t>
 constexpr int64_t kShortRun = kShortRuns<scalar_t> ? kShortestRun : 20;
-constexpr int64_t kLongRun = 32;
+constexpr int64_t kLongRun = 64;
 
 template <class scalar_t>
 class PlaneRuns {
@@ -30,82 +29,46 @@ class PlaneRuns {
 
   // A tile of at least kGroupPixels whose runs are listed; `s`: its first pixel; `next_tile`: that of the next.
   void add(const Tile& tile, const scalar_t* s, const scalar_t* next_tile) {
-    [[maybe_unused]] const bool short_runs = tile.size < kLongRun * tile.runs;
-    if constexpr (kProducts<scalar_t>) {
-      if (short_runs && M_ > kNarrow) return add_pair_rows(tile, s, next_tile);
-    }
-    const int64_t pieces = plan(tile, [](int64_t, int64_t left) { return left; });
+    const bool short_runs = kShortRuns<scalar_t> && tile.size < kLongRun * tile.runs;
+    const int64_t pieces = plan(tile, short_runs ? kMostShort : tile.size);
     for (int64_t m = 0; m < M_; m += kPad) {
       const scalar_t* const planes = s + m * stride_;
       const auto next = NextPlanes<scalar_t>::after(s, stride_, m, M_, next_tile);
       visit_count<kPad>(M_ - m, [=, this, &tile, all = Sums(t_, m), list = pieces_, stride = stride_](auto K) {
+        [[maybe_unused]] const int64_t whole = tile.size - (kLanes<acc_t> - 1);  // a vector ends in the tile
         for (int64_t p = 0; p < pieces; ++p) {
           const Piece& piece = list[p];
           const int64_t x = piece.begin, n = piece.pixels;
           t_.prepare(piece, m, std::min(m + kPad, t_.padded), s + x, stride);
           const auto [pilot, sum, square] = all.of(piece.region);
-          if constexpr (kProducts<scalar_t>) {
-            if (!sum_plane_products<K.value>(planes, stride, x, n, pilot, sum, square, next)) {
-              add_again(tile, planes, m, piece);
-            }
-            continue;
-          } else if constexpr (kShortRuns<scalar_t>) {
-            if (short_runs && x + whole_vectors(n) <= tile.size) {
+          if constexpr (kShortRuns<scalar_t>) {
+            if (short_runs && x + n <= whole) {
               sum_short_planes<K.value>(planes, stride, x, n, pilot, sum, square, next);
               continue;
             }
           }
-          sum_planes<K.value>(planes, stride, x, n, tile.size, pilot, sum, square, next);
+          if constexpr (kProducts<scalar_t>) {
+            if (!sum_plane_products<K.value>(planes, stride, x, n, pilot, sum, square, next)) {
+              add_again(tile, planes, m, piece);
+            }
+          } else {
+            sum_planes<K.value>(planes, stride, x, n, tile.size, pilot, sum, square, next);
+          }
         }
       });
     }
   }
 
  private:
-  static int64_t whole_vectors(int64_t pixels) {
-    constexpr int64_t L = kLanes<acc_t>;
-    return (pixels + L - 1) / L * L;
-  }
-
-  // Plans the pieces of all runs. most(x, left): how many pixels one may have that begins at x, `left` before its run
-  // ends. Returns how many there are.
-  template <class Most>
-  int64_t plan(const Tile& tile, Most most) {
+  // Plans the pieces of all runs, of `most` pixels at most. Returns how many there are.
+  int64_t plan(const Tile& tile, int64_t most) {
     int64_t pieces = 0;
     for_each_run(tile, [&](int32_t i, int64_t x, int64_t length) {
       if (i == kIgnored) return;
-      for (const int64_t end = x + length; x < end;) x += t_.plan(i, x, most(x, end - x), pieces_[pieces++]);
+      for (const int64_t end = x + length; x < end;) x += t_.plan(i, x, std::min(end - x, most), pieces_[pieces++]);
     });
     return pieces;
   }
-
-#if CAS_X86_LEVEL >= 5
-  __attribute__((noinline)) void add_pair_rows(const Tile& tile, const scalar_t* s, const scalar_t* next_tile) {
-    constexpr int64_t kPixels = PairRows::kPixels, kTurned = 64;  // at a time, so that memory is read all the time
-    const int64_t pieces =
-        plan(tile, [](int64_t x, int64_t left) { return std::min({left, kPixels - x % kPixels, PairRows::kMost}); });
-    PairRows rows;
-    const int64_t stride = stride_;
-    const Piece* const list = pieces_;
-    for (int64_t m = 0; m < M_; m += kPad) {
-      const scalar_t* const planes = s + m * stride;
-      const auto next = NextPlanes<scalar_t>::after(s, stride, m, M_, next_tile);
-      const Sums all(t_, m);
-      for (int64_t p = 0, turned = 0; p < pieces; ++p) {
-        const Piece& piece = list[p];
-        const int64_t x = piece.begin, in_rows = x % kPixels;
-        turned = std::max(turned, x / kTurned * kTurned);
-        for (; turned < x + piece.pixels; turned += kTurned) {
-          rows.turn(planes + turned, stride, std::min(kPad, M_ - m), std::min(kTurned, tile.size - turned),
-                    turned % kPixels, next.from(turned));
-        }
-        t_.prepare(piece, m, m + kPad, s + x, stride);
-        const auto [pilot, sum, square] = all.of(piece.region);
-        if (!rows.sum(in_rows, in_rows + piece.pixels, pilot, sum, square)) add_again(tile, planes, m, piece);
-      }
-    }
-  }
-#endif
 
   // A piece whose products overflow.
   __attribute__((noinline)) void add_again(const Tile& tile, const scalar_t* planes, int64_t m, const Piece& piece) {

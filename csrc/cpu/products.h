@@ -57,32 +57,12 @@ CAS_HD bool join_products(Vec<double, kWidth> sums, Vec<double, kWidth> squares,
   return true;
 }
 
-// Lane k, K <= kPad: the sum of the lanes of part(k), zero beyond K. The first three of four additions are in float.
-template <int K, class Part>
-CAS_HD auto fold_pairs(Part part) {
-  const auto at = [&](int k) { return (__m512)(k < K ? part(k) : Vec<float>{}); };
-  const auto two = [](__m512 a, __m512 b) { return _mm512_unpacklo_ps(a, b) + _mm512_unpackhi_ps(a, b); };
-  const auto four = [&](int k) {  // lane j of a quarter: of plane k + j
-    const __m512 low = two(at(k), at(k + 1)), high = two(at(k + 2), at(k + 3));
-    return _mm512_shuffle_ps(low, high, 0x44) + _mm512_shuffle_ps(low, high, 0xee);
-  };
-  const __m512 low = four(0);
-  if constexpr (K <= kNarrow) {
-    const auto half = half_of<0, float, 16>((Vec<float>)low) + half_of<1, float, 16>((Vec<float>)low);
-    return widen<kNarrow>(half_of<0, float, 8>(half)) + widen<kNarrow>(half_of<1, float, 8>(half));
-  } else {
-    const __m512 high = four(kNarrow);
-    const __m512 all = _mm512_shuffle_f32x4(low, high, 0x88) + _mm512_shuffle_f32x4(low, high, 0xdd);
-    return add_halves<float>((Vec<float>)_mm512_shuffle_f32x4(all, all, 0xd8));
-  }
-}
-
 // As sum_planes. Returns whether it was done, as join_products.
 template <int K>
 CAS_HD bool sum_plane_products(const c10::BFloat16* s, int64_t stride, int64_t begin, int64_t pixels,
                                const float* center, double* sum, double* square,
                                const NextPlanes<c10::BFloat16>& next) {
-  constexpr int64_t kBlock = 8 * kPairValues;  // 128 squares to a float in fold_pairs
+  constexpr int64_t kBlock = 8 * kPairValues;  // 128 squares to a float in fold_floats
   using D = Vec<double, K <= kNarrow ? kNarrow : kPad>;
   D sums{}, squares{};
   const int64_t end = begin + pixels;
@@ -93,8 +73,8 @@ CAS_HD bool sum_plane_products(const c10::BFloat16* s, int64_t stride, int64_t b
 #pragma GCC unroll 8
       for (int k = 0; k < K; ++k) parts[k].add(load_pairs(s + k * stride + x, first_bits(last - x)));
     }
-    sums += fold_pairs<K>([&](int k) { return parts[k].sum; });
-    squares += fold_pairs<K>([&](int k) { return parts[k].square; });
+    sums += fold_floats<K>([&](int k) { return parts[k].sum; });
+    squares += fold_floats<K>([&](int k) { return parts[k].square; });
   }
   return join_products<(K <= kNarrow ? kNarrow : kPad)>(sums, squares, pixels, center, sum, square);
 }

@@ -81,7 +81,10 @@ CAS_HD Vec<AccOf<scalar_t>, lanes> load_acc(const scalar_t* s) {
   } else if constexpr (std::is_same_v<scalar_t, c10::BFloat16>) {
 #if CAS_X86_LEVEL >= 4
     if constexpr (lanes == 16) {
-      return (V)_mm512_slli_epi32(_mm512_cvtepu16_epi32(load<__m256i>(s)), 16);
+      alignas(64) static constexpr uint16_t kWord[32] = {0, 0, 0, 1, 0, 2,  0, 3,  0, 4,  0, 5,  0, 6,  0, 7,
+                                                         0, 8, 0, 9, 0, 10, 0, 11, 0, 12, 0, 13, 0, 14, 0, 15};
+      return (V)_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, load<__m512i>(kWord),
+                                               _mm512_castsi256_si512(load<__m256i>(s)));
     }
 #endif
 #if CAS_X86_LEVEL >= 2

@@ -97,39 +97,36 @@ CAS_HD void sum_planes(const scalar_t* s, int64_t stride, int64_t begin, int64_t
   if constexpr (!kValues && std::is_same_v<acc_t, float>) add_centers<K>(center, pixels, sum);
 }
 
-// As sum_planes, for pieces of few vectors: they are all masked, so that little depends on how many there are. The tile
-// has whole vectors from `begin` on.
-template <int K>
-CAS_HD void sum_short_planes(const float* s, int64_t stride, int64_t begin, int64_t pixels, const float* center,
-                             double* sum, double* square, const NextPlanes<float>& next) {
+constexpr int64_t kMostShort = 256;  // pixels of a piece in sum_short_planes
+
+#if CAS_X86_LEVEL >= 4
+// As sum_planes, for pieces of few vectors, in memory to the end of the last one: they are all masked, so that little
+// depends on how many there are. Of float too, d is summed, in float: for values themselves the instructions double.
+template <int K, class scalar_t>
+CAS_HD void sum_short_planes(const scalar_t* s, int64_t stride, int64_t begin, int64_t pixels, const float* center,
+                             double* sum, double* square, const NextPlanes<scalar_t>& next) {
   constexpr int L = kLanes<float>, kSquares = std::min(4, K);  // chains of additions
-  constexpr int64_t kBlock = kAdditions * kSquares / K * L;
-  Wide<float> sums[K];
-  Vec<float> squares[kSquares];
+  static_assert(kMostShort <= kAdditions * kSquares / K * L);
+  Vec<float> sums[K], squares[kSquares];
   const int64_t end = begin + pixels;
   const auto add = [&](int64_t x, auto first) __attribute__((always_inline)) {
     const Keep<float> keep((uint64_t(1) << std::min<int64_t>(end - x, L)) - 1);
     next.template ask<L, K>(x);
 #pragma GCC unroll 8
     for (int k = 0; k < K; ++k) {
-      const float* at = s + k * stride + x;
-      const Vec<float> value = load<Vec<float>>(at), d = keep(value - center[k]);
-      const Wide<float> both = keep.halves(at, value);
-      sums[k] = first.value ? both : sums[k] + both;
+      const Vec<float> d = keep(load_acc<L>(s + k * stride + x) - center[k]);
+      sums[k] = first.value ? d : sums[k] + d;
       squares[k % kSquares] = first.value && k < kSquares ? d * d : squares[k % kSquares] + d * d;
     }
   };
   add(begin, std::true_type());
-  for (int64_t x = begin + L; x < end; x += L) {
-    if ((x - begin) % kBlock == 0) {
-      add_lanes<float, L>(square, add_all(squares));
-      std::fill_n(squares, kSquares, Vec<float>{});
-    }
-    add(x, std::false_type());
-  }
+  for (int64_t x = begin + L; x < end; x += L) add(x, std::false_type());
   add_lanes<float, L>(square, add_all(squares));
-  fold_planes<K>(sums, sum);
+  const auto total = fold_floats<K>([&](int k) { return sums[k]; });
+  store(sum, load<std::remove_const_t<decltype(total)>>(sum) + total);
+  add_centers<K>(center, pixels, sum);
 }
+#endif
 
 // K planes of the pixels [begin, end) of a tile for R <= 2 of its regions, which[r]: each lane keeps or drops a
 // value. begin: a multiple of kLanes. pixels[r]: those of a region, center[r]: its pilot. Writes sums (R, K), adds

@@ -1,8 +1,8 @@
 // The moments of one chunk of pixels while they grow: of every region a pilot near its mean, the sums of its values and
 // the squares about the pilot. Squares are summed in acc_t over a segment, then in double. So float arithmetic loses
-// nothing that shows: a segment is at most twice as long as what its pilot, the mean so far, was taken from, hence the
-// squares about the pilot add up to a small multiple of the scatter. The values themselves are summed without rounding
-// (sums.h): means of two regions may differ in their last digits.
+// nothing that shows: a segment is at most four times as long as what its pilot, the mean so far, was taken from, hence
+// the squares about the pilot add up to a small multiple of the scatter. The values themselves are summed without
+// rounding, as means of two regions may differ in their last digits; but not those of short runs (sums.h).
 #pragma once
 
 #include "../region_math.h"
@@ -17,7 +17,7 @@ constexpr int64_t kPlaneSegment = 1 << 14;  // pixels that are planned about the
                                             // tile more fits `room`
 constexpr int64_t kRowSegment = 64;         // pixels of rows with any labels about the same pilot, at most
 constexpr int64_t kRowChannels = 64;  // whose squares are added to floats before these join doubles: more would show
-constexpr int64_t kPilotPixels = 2;   // a segment has at most so many times the pixels behind its pilot
+constexpr int64_t kPilotPixels = 4;   // a segment has at most so many times the pixels behind its pilot
 
 // A part of a run, and what happens to its region before.
 struct Piece {
@@ -208,7 +208,7 @@ class RegionTable {
   void meet_channels(int32_t i, int64_t first, int64_t last, const scalar_t* s, int64_t channel_stride) {
     acc_t* const pilot = of(pilots_, i);
     for (int64_t m = first; m < last; ++m) {
-      pilot[m] = m < M ? to_acc(s[m * channel_stride]) : 0;
+      pilot[m] = m < M ? finite_or(to_acc(s[m * channel_stride]), acc_t(0)) : 0;
       sum(i)[m] = 0;
     }
   }
@@ -227,13 +227,20 @@ class RegionTable {
     const Double n = Double{} + static_cast<double>(count), inverse_n = 1 / n;
     for (int64_t m = first; m < last; m += kDoubles) {
       const Double about_pilot = about(i, m, n), pilot = pilot_of(i, m);
-      const auto next = cut(__builtin_convertvector(pilot + about_pilot * inverse_n, Vec<acc_t, kDoubles>));
+      const auto mean = __builtin_convertvector(pilot + about_pilot * inverse_n, Vec<acc_t, kDoubles>);
+      const auto next = finite_or(cut(mean), load<Vec<acc_t, kDoubles>>(of(pilots_, i) + m));
       const Double shift = widen<kDoubles>(next) - pilot;
       double* const square = squares(i) + m % kPad;
       store(square, moved_square_sum(load<Double>(square), about_pilot, n, shift));
       if (!kOfValues) store(sum(i) + m, moved_sum(about_pilot, n, shift));
       store(of(pilots_, i) + m, next);
     }
+  }
+
+  // Of values that are not finite, `other`: about those, infinite sums would not stay infinite.
+  template <class V>
+  static V finite_or(V value, V other) {
+    return value - value == 0 ? value : other;
   }
 
   // To values of the stored type: the difference of two such is exact, or nearly.
