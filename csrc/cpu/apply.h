@@ -21,10 +21,9 @@ template <class scalar_t>
 class Gradient {
  public:
   using acc_t = AccOf<scalar_t>;
-  static constexpr int L = kLanes<acc_t>, kRow = kRowLanes<acc_t>;
+  static constexpr int L = kLanes<acc_t>;
   static constexpr int64_t kLineOf = kLine / sizeof(scalar_t);
   using V = Vec<acc_t>;
-  using Row = Vec<acc_t, kRow>;
 
   // `from` and `to` are interleaved both or neither.
   // `streams`: as of Output.
@@ -50,12 +49,8 @@ class Gradient {
       const scalar_t* const from = s + x * from_.pixel;
       scalar_t* const to = g + x * to_.pixel;
       if (from_.interleaved && M_ >= kPad) {
-        const bool ask = scattered || kTuning.always;
-        if (out_.streams_rows(to, to_.pixel * static_cast<int64_t>(sizeof(scalar_t)))) {
-          rows<true, true>(label, from, to);
-        } else {
-          ask ? rows<true, false>(label, from, to) : rows<false, false>(label, from, to);
-        }
+        M_ >= 2 * kPad ? write_rows<2 * kPad>(label, from, to, scattered)
+                       : write_rows<kPad>(label, from, to, scattered);
       } else {
         write_scattered(label, from, to);
       }
@@ -96,16 +91,27 @@ class Gradient {
     });
   }
 
-  // Interleaved pixels of M >= kPad channels. What is read of the coefficients has no order where labels are scattered,
-  // and the processor then asks for less of the pixels, which have one.
-  template <bool ask, bool streams>
+  // Interleaved pixels of kWidth channels or more. What is read of the coefficients has no order where labels are
+  // scattered, and the processor then asks for less of the pixels, which have one.
+  template <int kWidth>
+  void write_rows(Labels label, const scalar_t* s, scalar_t* g, bool scattered) const {
+    if (out_.streams_rows(g, to_.pixel * static_cast<int64_t>(sizeof(scalar_t)))) {
+      rows<kWidth, true, true>(label, s, g);
+    } else if (scattered || kTuning.always) {
+      rows<kWidth, true, false>(label, s, g);
+    } else {
+      rows<kWidth, false, false>(label, s, g);
+    }
+  }
+
+  template <int kWidth, bool ask, bool streams>
   void rows(Labels label, const scalar_t* s, scalar_t* g) const {
     const int64_t ahead = (kRowsAhead / kLine * kLineOf + from_.pixel - 1) / from_.pixel * from_.pixel;
     for (int64_t x = 0; x < static_cast<int64_t>(label.size()); ++x, s += from_.pixel, g += to_.pixel) {
       if constexpr (ask) {
         for (int64_t m = 0; m < M_; m += kLineOf) __builtin_prefetch(s + ahead + m);
       }
-      row<streams>(label[x], s, g);
+      row<kRowLanes<acc_t, kWidth>, streams>(label[x], s, g);
     }
   }
 
@@ -213,21 +219,22 @@ class Gradient {
     }
   }
 
-  // One interleaved pixel of M >= kPad channels; the last kRow may be written twice, with the same values.
-  template <bool streams>
+  // One interleaved pixel of `lanes` channels or more; the last of them may be written twice, with the same values.
+  template <int lanes, bool streams>
   void row(int32_t i, const scalar_t* s, scalar_t* g) const {
-    const Row weight = splat<acc_t, kRow>(c_.weight), scale = splat<acc_t, kRow>(i == kIgnored ? 0 : c_.scale[i]);
-    for (int64_t next = 0; next < M_; next += kRow) {
-      const int64_t m = std::min(next, M_ - kRow);
+    using Row = Vec<acc_t, lanes>;
+    const Row weight = splat<acc_t, lanes>(c_.weight), scale = splat<acc_t, lanes>(i == kIgnored ? 0 : c_.scale[i]);
+    for (int64_t next = 0; next < M_; next += lanes) {
+      const int64_t m = std::min(next, M_ - lanes);
       Row value{};
       if (i != kIgnored) {
         const Row center = load<Row>(c_.center + i * M_ + m), offset = load<Row>(c_.offset + i * M_ + m);
-        value = gradient_element(weight, scale, center, offset, load_acc<kRow>(s + m));
+        value = gradient_element(weight, scale, center, offset, load_acc<lanes>(s + m));
       }
       if constexpr (streams) {
-        stream_acc<kRow>(g + m, value);
+        stream_acc<lanes>(g + m, value);
       } else {
-        store_acc<kRow>(g + m, value);
+        store_acc<lanes>(g + m, value);
       }
     }
   }
