@@ -9,7 +9,7 @@ from instruction_sets import CALL, run, skip_unless_supported
 
 HERE = Path(__file__).parent
 FILES = (
-    "test_cpu_bfloat16.py",
+    "test_cpu_moments.py",
     "test_hand_computed.py",
     "test_large_cases.py",
     "test_label_patterns.py",

@@ -6,6 +6,7 @@
 
 #include "blocks.h"
 #include "kernels.h"
+#include "narrow.h"
 #include "packed.h"
 #include "plane_runs.h"
 
@@ -28,6 +29,7 @@ class Chunk {
       : t_(shape, scratch),
         planes_(t_, strides, pieces()),
         blocks_(t_, strides, pieces(), t_.memory_for_tile() + piece_bytes(shape)),
+        narrow_(t_, strides, t_.memory_for_tile() + piece_bytes(shape)),
         M_(shape.channels),
         strides_(strides),
         packed_(strides.interleaved && strides.pixel == M_ && M_ < kPad) {}
@@ -56,6 +58,9 @@ class Chunk {
       }
     }
     fill_labels(tile);
+    if constexpr (std::is_same_v<acc_t, float>) {
+      if (M_ <= kNarrow) return narrow_.add(tile, s);
+    }
     blocks_.add(tile, s);
   }
 
@@ -122,7 +127,7 @@ class Chunk {
       const int r = which[k];
       const int32_t i = few.region[r];
       const int64_t pixels = members_.count(r, begin, end);
-      if (pixels > t_.longest_now(i) && end - begin > 2 * kFirstSegment) {
+      if (pixels > t_.longest_now(i) && end - begin >= 2 * L) {
         halved[halves++] = r;
       } else if (pixels > 0) {
         t_.aim(i, s + members_.first(r, begin) * strides_.pixel, strides_.channel);
@@ -189,6 +194,7 @@ class Chunk {
 
   PlaneRuns<scalar_t> planes_;
   BlockSums<scalar_t> blocks_;
+  NarrowSums<scalar_t> narrow_;
   MemberBits members_;
   const int64_t M_;
   const Strides strides_;

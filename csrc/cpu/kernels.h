@@ -50,10 +50,16 @@ inline int64_t piece_bytes(const Shape& s) {
 }
 
 inline int64_t sorted_bytes(const Shape& s) {
-  if (s.channels <= kNarrow) return 0;
   constexpr int64_t kRow = kPad * static_cast<int64_t>(sizeof(double));
   constexpr int64_t kLeast = 512;  // 32 pixels of bfloat16, which become rows together
   return s.pixels > kSortedBytes / kRow ? kSortedBytes : s.pixels * kRow > kLeast ? s.pixels * kRow : kLeast;
+}
+
+constexpr int64_t kNarrowBytes = 2 * kLine;  // of a region, and of what is ignored, in narrow.h
+
+// For pixels with any labels.
+inline int64_t scattered_bytes(const Shape& s) {
+  return s.channels <= kNarrow ? (s.regions + 1) * kNarrowBytes : sorted_bytes(s);
 }
 
 // What a chunk is computed in: table.h, counts.h and accumulate.h lay it out. It begins at a cache line, so that rows
@@ -61,7 +67,7 @@ inline int64_t sorted_bytes(const Shape& s) {
 inline int64_t scratch_bytes(const Shape& s) {
   const int64_t doubles = static_cast<int64_t>(sizeof(double)), counts = 3 * s.regions + 4;
   return s.regions * region_bytes(s.channels, doubles) + doubles * (padded_row(s.channels) + counts) + kLine +
-         piece_bytes(s) + sorted_bytes(s);
+         piece_bytes(s) + scattered_bytes(s);
 }
 
 // A tile of softmax.h: planes of probabilities, and two more for every kPad of them.

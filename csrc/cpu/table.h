@@ -12,12 +12,15 @@
 namespace cas_ext::cpu {
 namespace CAS_ISA {
 
-constexpr int64_t kFirstSegment = 16;       // pixels summed about the first one
+constexpr int64_t kFirstPiece = 4;          // pixels of a run that are summed about the first of a region
+constexpr int64_t kFirstSegment = 16;       // pixels of any labels that are
 constexpr int64_t kPlaneSegment = 1 << 14;  // pixels that are planned about the same pilot before it moves anyway: a
                                             // tile more fits `room`
 constexpr int64_t kRowSegment = 64;         // pixels of rows with any labels about the same pilot, at most
 constexpr int64_t kRowChannels = 64;  // whose squares are added to floats before these join doubles: more would show
-constexpr int64_t kPilotPixels = 4;   // a segment has at most so many times the pixels behind its pilot
+
+// Pixels that a segment has at most about a pilot taken from so many: the more of a small region, as moving it costs.
+inline int64_t longest_about(int64_t pixels) { return (pixels < 256 ? 4 : 2) * pixels; }
 
 // A part of a run, and what happens to its region before.
 struct Piece {
@@ -76,11 +79,11 @@ class RegionTable {
     }
   }
 
-  int64_t longest(int32_t i) const { return std::max(kFirstSegment, kPilotPixels * state(i).aimed); }
+  int64_t longest(int32_t i) const { return std::max(kFirstPiece, longest_about(state(i).aimed)); }
 
   // As many pixels as a segment may have of a region that `aim` has not seen yet, or has.
   int64_t longest_now(int32_t i) const {
-    return unmet(i) ? kFirstSegment : std::max(longest(i), kPilotPixels * seen(i));
+    return unmet(i) ? kFirstSegment : std::max(longest(i), longest_about(seen(i)));
   }
 
   void merge(int32_t i, int64_t pixels) {
@@ -143,6 +146,41 @@ class RegionTable {
     if (piece.meets || piece.moves) prepare_channels(piece, first, last, s, channel_stride);
   }
 
+  // Few channels: the pilot of region i, before sums about it; 0 if the region has not occurred.
+  void copy_pilot(int32_t i, acc_t* to) {
+    if (unmet(i)) {
+      std::fill_n(to, padded, acc_t(0));
+    } else {
+      if (outgrown(i)) settle_and_move(i);
+      std::copy_n(pilot(i), padded, to);
+    }
+  }
+
+  // Then, sums of so many values. Returns whether the pilot was good enough for their squares; else it has moved to the
+  // mean, these included.
+  bool join(int32_t i, int64_t pixels, const double* values) {
+    if (unmet(i)) {
+      start(i);
+      std::fill_n(of(pilots_, i), padded, acc_t(0));
+      std::fill_n(sum(i), padded, 0.0);
+    }
+    settle(i);
+    const bool good = pixels <= longest_about(state(i).aimed);
+    const double before = static_cast<double>(state(i).count), inverse_n = 1 / (before + static_cast<double>(pixels));
+    for (int64_t m = 0; m < padded; m += kDoubles) {
+      const Double all = load<Double>(sum(i) + m) + load<Double>(values + m);
+      if (!good) move_channels(i, Double{} + before, m, all * inverse_n);
+      store(sum(i) + m, all);
+    }
+    state(i).count += pixels;
+    if (!good) settle_and_aim(i);
+    return good;
+  }
+
+  void join_squares(int32_t i, const double* square) {
+    for (int64_t m = 0; m < padded; ++m) squares(i)[m] += square[m];
+  }
+
   // Between kRowChannels of rows: their squares join double sums.
   void settle_squares(const int32_t* label, int64_t pixels) {
     for (int64_t x = 0; x < pixels; ++x) {
@@ -186,7 +224,7 @@ class RegionTable {
     settle(i);
     State& its = state(i);
     its.aimed = its.count;
-    its.limit = its.room = static_cast<int32_t>(std::min(kRowSegment, kPilotPixels * its.aimed));
+    its.limit = its.room = static_cast<int32_t>(std::min(kRowSegment, longest_about(its.aimed)));
   }
 
   void settle_and_move(int32_t i) {
@@ -226,15 +264,19 @@ class RegionTable {
   void move_pilot(int32_t i, int64_t count, int64_t first, int64_t last) {
     const Double n = Double{} + static_cast<double>(count), inverse_n = 1 / n;
     for (int64_t m = first; m < last; m += kDoubles) {
-      const Double about_pilot = about(i, m, n), pilot = pilot_of(i, m);
-      const auto mean = __builtin_convertvector(pilot + about_pilot * inverse_n, Vec<acc_t, kDoubles>);
-      const auto next = finite_or(cut(mean), load<Vec<acc_t, kDoubles>>(of(pilots_, i) + m));
-      const Double shift = widen<kDoubles>(next) - pilot;
-      double* const square = squares(i) + m % kPad;
-      store(square, moved_square_sum(load<Double>(square), about_pilot, n, shift));
-      if (!kOfValues) store(sum(i) + m, moved_sum(about_pilot, n, shift));
-      store(of(pilots_, i) + m, next);
+      move_channels(i, n, m, pilot_of(i, m) + about(i, m, n) * inverse_n);
     }
+  }
+
+  // Takes `mean` as pilot of a few channels; their sums are of n pixels.
+  void move_channels(int32_t i, Double n, int64_t m, Double mean) {
+    const auto old = load<Vec<acc_t, kDoubles>>(pilot(i) + m);
+    const auto next = finite_or(cut(__builtin_convertvector(mean, Vec<acc_t, kDoubles>)), old);
+    const Double about_pilot = about(i, m, n), shift = widen<kDoubles>(next) - widen<kDoubles>(old);
+    double* const square = squares(i) + m % kPad;
+    store(square, moved_square_sum(load<Double>(square), about_pilot, n, shift));
+    if (!kOfValues) store(sum(i) + m, moved_sum(about_pilot, n, shift));
+    store(of(pilots_, i) + m, next);
   }
 
   // Of values that are not finite, `other`: about those, infinite sums would not stay infinite.
@@ -261,7 +303,7 @@ class RegionTable {
   int64_t seen(int32_t i) const { return state(i).count + fresh(i); }
 
   // Whether the pilot is due to move. A region may have been met, and none of its pixels summed yet.
-  bool outgrown(int32_t i) const { return seen(i) > 0 && seen(i) >= kPilotPixels * state(i).aimed; }
+  bool outgrown(int32_t i) const { return seen(i) > 0 && seen(i) >= longest_about(state(i).aimed); }
 
   // Rows of region i join the others.
   void settle(int32_t i) {
