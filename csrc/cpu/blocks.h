@@ -82,9 +82,13 @@ class BlockSums {
       add_block(label, half, s);
       return add_block(label + half, pixels - half, s + half * strides_.pixel);
     }
-    if (in_place_)
-      return M_ <= kNarrow ? add_in_place<kNarrow>(label, pixels, s) : add_in_place<kPad>(label, pixels, s);
-    M_ <= kNarrow ? add_turned<kNarrow>(label, pixels, s) : add_turned<kPad>(label, pixels, s);
+    const auto add_rows_of = [&](auto width) {
+      in_place_ ? add_in_place<width.value>(label, pixels, s) : add_turned<width.value>(label, pixels, s);
+    };
+    if constexpr (std::is_same_v<acc_t, double>) {  // few channels of other types: narrow.h
+      if (M_ <= kNarrow) return add_rows_of(std::integral_constant<int, kNarrow>());
+    }
+    add_rows_of(std::integral_constant<int, kPad>());
   }
 
   // Interleaved pixels, kWidth channels of a few of them after the other, so that what they touch of the table stays in

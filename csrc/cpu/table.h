@@ -7,29 +7,13 @@
 
 #include "../region_math.h"
 #include "counts.h"
+#include "pilots.h"
 #include "rows.h"
 
 namespace cas_ext::cpu {
 namespace CAS_ISA {
 
-constexpr int64_t kFirstPiece = 4;          // pixels of a run that are summed about the first of a region
-constexpr int64_t kFirstSegment = 16;       // pixels of any labels that are
-constexpr int64_t kPlaneSegment = 1 << 14;  // pixels that are planned about the same pilot before it moves anyway: a
-                                            // tile more fits `room`
-constexpr int64_t kRowSegment = 64;         // pixels of rows with any labels about the same pilot, at most
 constexpr int64_t kRowChannels = 64;  // whose squares are added to floats before these join doubles: more would show
-
-// Pixels that a segment has at most about a pilot taken from so many: the more of a small region, as moving it costs.
-inline int64_t longest_about(int64_t pixels) { return (pixels < 256 ? 4 : 2) * pixels; }
-
-// A part of a run, and what happens to its region before.
-struct Piece {
-  int32_t region, begin, pixels;
-  bool meets;     // the region has not occurred before
-  bool moves;     // its pilot moves to its mean
-  int64_t count;  // pixels of the region then
-};
-static_assert(sizeof(Piece) == kPieceBytes);
 
 template <class scalar_t>
 class RegionTable {
@@ -48,7 +32,7 @@ class RegionTable {
         sums_(squares_ + kPad),
         pilots_(reinterpret_cast<acc_t*>(sums_ + padded)),
         row_squares_(pilots_ + std::max(padded, kPad)),
-        state_(reinterpret_cast<State*>(row_squares_ + kPad)),
+        state_(reinterpret_cast<Progress*>(row_squares_ + kPad)),
         part(of(squares_, N)) {
     for (int64_t i = 0; i < N; ++i) state(i).limit = state(i).room = 0;
   }
@@ -72,19 +56,15 @@ class RegionTable {
   // Segments: before one, `aim` at its first pixel s; it may be `longest` long. Its squares go to eight doubles, its
   // sums to `part`; then merge.
   void aim(int32_t i, const scalar_t* s, int64_t channel_stride) {
-    if (unmet(i)) {
+    if (state(i).unmet()) {
       meet(i, s, channel_stride);
-    } else if (outgrown(i)) {
+    } else if (state(i).outgrown()) {
       settle_and_move(i);
     }
   }
 
-  int64_t longest(int32_t i) const { return std::max(kFirstPiece, longest_about(state(i).aimed)); }
-
-  // As many pixels as a segment may have of a region that `aim` has not seen yet, or has.
-  int64_t longest_now(int32_t i) const {
-    return unmet(i) ? kFirstSegment : std::max(longest(i), longest_about(seen(i)));
-  }
+  int64_t longest(int32_t i) const { return state(i).longest(); }
+  int64_t longest_now(int32_t i) const { return state(i).longest_now(); }
 
   void merge(int32_t i, int64_t pixels) {
     for (int64_t m = 0; m < padded; ++m) merge_channel(i, m, pixels, part[m]);
@@ -107,16 +87,16 @@ class RegionTable {
     for (int32_t k = 0; k < counts.labels(); ++k) {
       const int32_t i = counts.label(k), pixels = counts.count(i);
       if (i == kIgnored) continue;
-      if (unmet(i)) {
+      if (state(i).unmet()) {
         all_met = false;
         room = room && pixels <= kFirstSegment;
         continue;
       }
-      if (state(i).room < pixels && fresh(i) > 0) outgrown(i) ? settle_and_move(i) : settle(i);
+      if (state(i).room < pixels && state(i).fresh() > 0) state(i).outgrown() ? settle_and_move(i) : settle(i);
       room = room && pixels <= state(i).room;
     }
     for (int64_t x = 0; !all_met && x < size; ++x) {
-      if (label[x] != kIgnored && unmet(label[x])) meet(label[x], s + x * pixel_stride, channel_stride);
+      if (label[x] != kIgnored && state(label[x]).unmet()) meet(label[x], s + x * pixel_stride, channel_stride);
     }
     if (!room && !fits) return false;
     for (int32_t k = 0; k < counts.labels(); ++k) {
@@ -131,8 +111,8 @@ class RegionTable {
   int32_t plan(int32_t i, int64_t begin, int64_t most, Piece& piece) {
     piece.region = i;
     piece.begin = static_cast<int32_t>(begin);
-    piece.meets = unmet(i);
-    piece.moves = !piece.meets && (outgrown(i) || fresh(i) >= kPlaneSegment);
+    piece.meets = state(i).unmet();
+    piece.moves = !piece.meets && (state(i).outgrown() || state(i).fresh() >= kPlaneSegment);
     if (piece.meets) start(i);
     if (piece.moves) settle_and_aim(i);
     piece.count = state(i).count;
@@ -146,34 +126,39 @@ class RegionTable {
     if (piece.meets || piece.moves) prepare_channels(piece, first, last, s, channel_stride);
   }
 
-  // Few channels: the pilot of region i, before sums about it; 0 if the region has not occurred.
-  void copy_pilot(int32_t i, acc_t* to) {
-    if (unmet(i)) {
-      std::fill_n(to, padded, acc_t(0));
-    } else {
-      if (outgrown(i)) settle_and_move(i);
-      std::copy_n(pilot(i), padded, to);
-    }
+  // Few channels: whether region i has occurred. Its pilot, before sums about that.
+  bool has_pilot(int32_t i, acc_t* pilot_now) {
+    if (state(i).unmet()) return false;
+    if (state(i).outgrown()) settle_and_move(i);
+    std::copy_n(pilot(i), padded, pilot_now);
+    return true;
   }
 
-  // Then, sums of so many values. Returns whether the pilot was good enough for their squares; else it has moved to the
-  // mean, these included.
-  bool join(int32_t i, int64_t pixels, const double* values) {
-    if (unmet(i)) {
+  // Then, sums of values and of squares about that pilot, or another if there was none. Returns whether that was good
+  // enough: else it has moved to the mean, these pixels included, and their squares are due again.
+  bool join(int32_t i, int64_t pixels, const acc_t* about_it, const double* values, const double* square) {
+    if (state(i).unmet()) {
       start(i);
-      std::fill_n(of(pilots_, i), padded, acc_t(0));
+      std::copy_n(about_it, padded, of(pilots_, i));
       std::fill_n(sum(i), padded, 0.0);
     }
     settle(i);
-    const bool good = pixels <= longest_about(state(i).aimed);
-    const double before = static_cast<double>(state(i).count), inverse_n = 1 / (before + static_cast<double>(pixels));
+    const Double n = Double{} + static_cast<double>(pixels), before = Double{} + static_cast<double>(state(i).count);
+    double about_pilot = 0, scatter = 0;
+    for (int64_t m = 0; m < padded; m += kDoubles) {
+      const auto its = load<Double>(square + m);
+      about_pilot += sum_lanes<double, kDoubles>(its);
+      scatter += sum_lanes<double, kDoubles>(
+          centered_square_sum(its, moved_sum(load<Double>(values + m), n, pilot_of(i, m)), 1 / n));
+    }
+    const bool good = scatter >= about_pilot / 8;
     for (int64_t m = 0; m < padded; m += kDoubles) {
       const Double all = load<Double>(sum(i) + m) + load<Double>(values + m);
-      if (!good) move_channels(i, Double{} + before, m, all * inverse_n);
+      if (!good) move_channels(i, before, m, all / (before + n));
       store(sum(i) + m, all);
     }
-    state(i).count += pixels;
-    if (!good) settle_and_aim(i);
+    count_pixels(i, pixels);
+    good ? join_squares(i, square) : settle_and_aim(i);
     return good;
   }
 
@@ -192,7 +177,7 @@ class RegionTable {
   void finish(const ChunkTable& out) {
     for (int32_t i = 0; i < N; ++i) {
       out.count[i] = 0;
-      if (unmet(i)) continue;
+      if (state(i).unmet()) continue;
       settle(i);
       out.count[i] = state(i).count;
       const Double n = Double{} + static_cast<double>(out.count[i]), inverse_n = 1 / n;
@@ -222,9 +207,7 @@ class RegionTable {
 
   CAS_SELDOM void settle_and_aim(int32_t i) {
     settle(i);
-    State& its = state(i);
-    its.aimed = its.count;
-    its.limit = its.room = static_cast<int32_t>(std::min(kRowSegment, longest_about(its.aimed)));
+    state(i).aim();
   }
 
   void settle_and_move(int32_t i) {
@@ -240,7 +223,7 @@ class RegionTable {
 
   CAS_SELDOM void start(int32_t i) {
     for (int k = 0; k < kPad; ++k) squares(i)[k] = row_square(i)[k] = 0;
-    state(i) = {0, 0, static_cast<int32_t>(kFirstSegment), static_cast<int32_t>(kFirstSegment)};
+    state(i).start();
   }
 
   void meet_channels(int32_t i, int64_t first, int64_t last, const scalar_t* s, int64_t channel_stride) {
@@ -279,12 +262,6 @@ class RegionTable {
     store(of(pilots_, i) + m, next);
   }
 
-  // Of values that are not finite, `other`: about those, infinite sums would not stay infinite.
-  template <class V>
-  static V finite_or(V value, V other) {
-    return value - value == 0 ? value : other;
-  }
-
   // To values of the stored type: the difference of two such is exact, or nearly.
   template <class V>
   static V cut(V value) {
@@ -293,23 +270,10 @@ class RegionTable {
     return (V)((Vec<uint32_t, sizeof(V) / sizeof(uint32_t)>)value & kept);
   }
 
-  struct State {
-    int64_t count, aimed;  // pixels in the sums, but for those of rows; when the pilot was taken
-    int32_t limit, room;   // pixels of rows that may be summed until they settle, 0: never met; how many are left
-  };
-
-  bool unmet(int32_t i) const { return state(i).limit == 0; }
-  int64_t fresh(int32_t i) const { return state(i).limit - state(i).room; }
-  int64_t seen(int32_t i) const { return state(i).count + fresh(i); }
-
-  // Whether the pilot is due to move. A region may have been met, and none of its pixels summed yet.
-  bool outgrown(int32_t i) const { return seen(i) > 0 && seen(i) >= longest_about(state(i).aimed); }
-
   // Rows of region i join the others.
   void settle(int32_t i) {
     settle_squares(i);
-    state(i).count += fresh(i);
-    state(i).room = state(i).limit;
+    state(i).settle();
   }
 
   void settle_squares(int32_t i) {
@@ -321,7 +285,7 @@ class RegionTable {
   }
 
   acc_t* row_square(int32_t i) const { return of(row_squares_, i); }
-  State& state(int32_t i) const { return *of(state_, i); }
+  Progress& state(int32_t i) const { return *of(state_, i); }
 
   // What lies at `first` for region 0, for region i.
   template <class T>
@@ -335,7 +299,7 @@ class RegionTable {
   const int64_t stride_;
   double *const squares_, *const sums_;
   acc_t *const pilots_, *const row_squares_;  // row_squares_: eight sums of squares of rows, until they settle
-  State* const state_;
+  Progress* const state_;
 
  public:
   double* const part;  // (padded) sums of the segment at hand, about its pilot

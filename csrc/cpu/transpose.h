@@ -128,19 +128,19 @@ CAS_HD void store_rows(const Vec<AccOf<scalar_t>> (&plane)[kPad], scalar_t* rows
 }
 
 #if CAS_X86_LEVEL >= 4
-// Sixteen pixels of kNarrow planes as touching rows.
-CAS_HD void store_narrow_rows(const Vec<float> (&v)[kNarrow], float* rows) {
-  __m512 row[kNarrow];  // row[j]: pixels j, j + 4, j + 8 and j + 12
+// Sixteen pixels of kNarrow planes as touching rows, of four pixels in each vector.
+CAS_HD void turn_narrow(Vec<float> (&v)[kNarrow]) {
   const __m512d t0 = (__m512d)_mm512_unpacklo_ps((__m512)v[0], (__m512)v[1]),
                 t1 = (__m512d)_mm512_unpackhi_ps((__m512)v[0], (__m512)v[1]);
   const __m512d t2 = (__m512d)_mm512_unpacklo_ps((__m512)v[2], (__m512)v[3]),
                 t3 = (__m512d)_mm512_unpackhi_ps((__m512)v[2], (__m512)v[3]);
+  __m512 row[kNarrow];  // row[j]: pixels j, j + 4, j + 8 and j + 12
   row[0] = (__m512)_mm512_unpacklo_pd(t0, t2), row[1] = (__m512)_mm512_unpackhi_pd(t0, t2);
   row[2] = (__m512)_mm512_unpacklo_pd(t1, t3), row[3] = (__m512)_mm512_unpackhi_pd(t1, t3);
   const __m512 a = _mm512_shuffle_f32x4(row[0], row[1], 0x44), b = _mm512_shuffle_f32x4(row[2], row[3], 0x44);
   const __m512 c = _mm512_shuffle_f32x4(row[0], row[1], 0xee), d = _mm512_shuffle_f32x4(row[2], row[3], 0xee);
-  store(rows, _mm512_shuffle_f32x4(a, b, 0x88)), store(rows + 16, _mm512_shuffle_f32x4(a, b, 0xdd));
-  store(rows + 32, _mm512_shuffle_f32x4(c, d, 0x88)), store(rows + 48, _mm512_shuffle_f32x4(c, d, 0xdd));
+  v[0] = (Vec<float>)_mm512_shuffle_f32x4(a, b, 0x88), v[1] = (Vec<float>)_mm512_shuffle_f32x4(a, b, 0xdd);
+  v[2] = (Vec<float>)_mm512_shuffle_f32x4(c, d, 0x88), v[3] = (Vec<float>)_mm512_shuffle_f32x4(c, d, 0xdd);
 }
 #endif
 
@@ -163,7 +163,9 @@ inline void planes_to_rows(const scalar_t* from, int64_t stride, int64_t planes,
 #pragma GCC unroll 8
       for (int k = 0; k < kWidth; ++k) v[k] = load_plane(k, std::integral_constant<int, 16>());
       if constexpr (kWidth == kNarrow) {
-        store_narrow_rows(v, rows + at * kWidth);
+        turn_narrow(v);
+#pragma GCC unroll 4
+        for (int k = 0; k < kNarrow; ++k) store(rows + at * kWidth + k * kBlock, v[k]);
       } else {
         store_rows(v, rows + at * kWidth, kWidth);
       }
