@@ -37,6 +37,17 @@ def one_often_others_once():
     return labels
 
 
+def ever_new_regions():
+    """As many parts of runs as there may be: the first pixels of a region are summed apart, and so are the next."""
+    lengths = torch.tensor([5] * 13 + [21] * 3).repeat(PIXELS // 128 + 1)
+    return torch.arange(len(lengths)).repeat_interleave(lengths)[:PIXELS]
+
+
+def seven_pixels_of_each():
+    """The same, of sorted pixels."""
+    return (torch.arange(PIXELS) // 7)[torch.randperm(PIXELS, generator=torch.Generator().manual_seed(4))]
+
+
 PATTERNS = {
     f"{n} regions, runs of {length}": runs(length, n)
     for n in (2, 3, 5, 20, 50, 100, 300, 3000)
@@ -47,6 +58,7 @@ PATTERNS |= {
     for n in (32, 33, 64, 65, 128, 129)  # where the way of looking coefficients up changes
 }
 PATTERNS |= {"few, then many": few_then_many(), "one often, others once": one_often_others_once()}
+PATTERNS |= {"ever new regions": ever_new_regions(), "seven pixels of each": seven_pixels_of_each()}
 LONG_PATTERNS = {
     f"{n} regions, runs of {length}, long": runs(length, n, pixels=LONG)
     for n in (2, 60, 1000)
