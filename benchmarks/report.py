@@ -95,6 +95,12 @@ def _below(actual: float, wanted: float) -> str:
     return f"{actual:.{digits}%} < {wanted:.{digits}%}"
 
 
+def _fewer(actual: float, what: str, wanted: float) -> str:
+    """Two ratios, the first with as many digits as tell it from the second."""
+    digits = next((d for d in range(1, 3) if f"{actual:.{d}f}" != f"{wanted:.{d}f}"), 3)
+    return f"{actual:.{digits}f}x {what} < {wanted}x"
+
+
 def missed(group: Group, device_type: str) -> list[str]:
     """The targets that this setting misses, in words; a target that was not measured is not missed."""
     targets = TARGETS[device_type]
@@ -116,15 +122,15 @@ def missed(group: Group, device_type: str) -> list[str]:
     column = "eager_ms" if small else "ms"
     over_compiled = None if small and device_type == "cuda" else ratio(group, "both", targets.rivals)
     if over_compiled is not None and over_compiled < targets.compiled:
-        found.append(f"{over_compiled:.1f}x compiled < {targets.compiled}x" + bound(targets.rivals))
+        found.append(_fewer(over_compiled, "compiled", targets.compiled) + bound(targets.rivals))
     over_eager = ratio(group, "both", ("eager",), column, targets.eager_impl)
     wanted = targets.small_eager if small else targets.eager
     if over_eager is not None and over_eager < wanted:
-        text = f"{over_eager:.1f}x {targets.eager_impl or 'eager'} < {wanted}x"
+        text = _fewer(over_eager, targets.eager_impl or "eager", wanted)
         found.append(text + bound(("eager",), targets.eager_impl))
     over_unfused = ratio(group, "both", ("unfused",))
     if over_unfused is not None and over_unfused < targets.unfused:
-        found.append(f"{over_unfused:.1f}x unfused < {targets.unfused}x")
+        found.append(_fewer(over_unfused, "unfused", targets.unfused))
     return found
 
 

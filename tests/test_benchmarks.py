@@ -124,9 +124,11 @@ def test_a_missed_ratio_is_told_with_what_the_bandwidth_allows():
     ]
 
 
-def test_a_share_just_below_its_target_does_not_look_equal():
+def test_what_just_misses_its_target_does_not_look_equal_to_it():
     rows = [row("cas_ext", "ours", 1.0, "forward", share_of_ceiling=0.697)]
     assert report.missed(next(iter(report.groups(rows).values())), "cpu") == ["forward 69.7% < 70.0%"]
+    rows = [row("cas_ext", "ours", 1.0), row("scatter_add", "eager", 13.97)]
+    assert report.missed(next(iter(report.groups(rows).values())), "cpu") == ["13.97x scatter_add < 14x"]
 
 
 def test_logits_are_judged_behind_a_softmax_and_compared_with_the_loss_that_does_not_fuse_it(monkeypatch, tmp_path):
