@@ -40,8 +40,8 @@ inline int64_t region_bytes(int64_t channels, int64_t size) {
 // Pixels of a tile at most: what happens once a tile is rare, and what is read or written of a plane is long.
 constexpr int64_t kTile = 32768;
 
-// What becomes of a tile's pixels: pieces (pilots.h), and where they are sorted, rows of kPad channels, so many bytes at
-// a time (blocks.h).
+// What becomes of a tile's pixels: pieces (pilots.h), and where they are sorted, rows of kPad channels, so many bytes
+// at a time (blocks.h).
 constexpr int64_t kPieceBytes = 24, kSortedBytes = 1 << 18;
 
 // A run of n pixels has no more than 27/16 + n/16 pieces (1, then from 5, 21, 101, ... pixels on one more), and of
