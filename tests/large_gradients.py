@@ -14,6 +14,7 @@ BYTES = 9 << 20  # of a gradient: streamed from 8 MB on
 INPUTS = [(torch.float32, "nchw", m) for m in (1, 2, 21)]
 INPUTS += [(torch.float32, "channels_last", m) for m in (1, 3, 16, 21)]
 INPUTS += [(torch.bfloat16, "nchw", 5), (torch.bfloat16, "channels_last", 3), (torch.bfloat16, "channels_last", 64)]
+INPUTS += [(torch.float32, "images side by side", 24)]  # whole lines from pixel to pixel, which have less
 INPUTS += [(torch.float64, "nchw", 4), (torch.float64, "channels_last", 3), (torch.float64, "channels_last", 8)]
 
 
@@ -35,6 +36,9 @@ SOFTMAX_INPUTS = [(torch.float32, "nchw", 3), (torch.float32, "nchw", 21), (torc
 
 def large_input(dtype: torch.dtype, layout: str, channels: int, width: int) -> torch.Tensor:
     height = BYTES // (dtype.itemsize * channels * width) + 1
+    if layout == "images side by side":
+        generator = torch.Generator().manual_seed(channels)
+        return torch.randn(height, width, 2, channels, generator=generator).to(dtype).permute(2, 3, 0, 1)
     values = torch.randn(1, channels, height, width, generator=torch.Generator().manual_seed(channels)).to(dtype)
     return values.to(memory_format=torch.channels_last) if layout == "channels_last" else values
 
@@ -55,7 +59,7 @@ def main() -> None:
             few = 2 if activation else None  # masks: what is written behind a softmax does not depend on them
             for name, mask in list(masks(input.shape[2], width).items())[:few]:
                 case = f"{activation} {dtype} {layout} {channels} {width} {name}"
-                digests[case] = digest(input, mask[None], activation)
+                digests[case] = digest(input, mask.expand(len(input), -1, -1), activation)
     print(json.dumps(digests))
 
 

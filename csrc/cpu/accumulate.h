@@ -59,7 +59,7 @@ class Chunk {
     }
     fill_labels(tile);
     if constexpr (std::is_same_v<acc_t, float>) {
-      if (M_ <= kNarrow) return narrow_.add(tile, s);
+      if (0 < M_ && M_ <= kNarrow) return narrow_.add(tile, s);
     }
     blocks_.add(tile, s);
   }

@@ -95,7 +95,7 @@ class Gradient {
   // scattered, and the processor then asks for less of the pixels, which have one.
   template <int kWidth>
   void write_rows(Labels label, const scalar_t* s, scalar_t* g, bool scattered) const {
-    if (out_.streams_rows(g, to_.pixel * static_cast<int64_t>(sizeof(scalar_t)))) {
+    if (out_.streams_rows(g, M_, to_.pixel)) {
       rows<kWidth, true, true>(label, s, g);
     } else if (scattered || kTuning.always) {
       rows<kWidth, true, false>(label, s, g);

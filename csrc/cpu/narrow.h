@@ -12,7 +12,7 @@ namespace CAS_ISA {
 template <class scalar_t>
 class NarrowSums {
  public:
-  // `memory`: narrow_bytes, from a cache line on.
+  // `memory`: kNarrowBytes for each region and one more, from a cache line on.
   NarrowSums(RegionTable<scalar_t>& table, const Strides& strides, char* memory)
       : t_(table), all_(reinterpret_cast<Sums*>(memory) + 1), strides_(strides) {}
 

@@ -29,7 +29,7 @@ struct Progress {
 
   // Pixels that a segment about the pilot may have: now; or if the pilot moves first, where it is due.
   int64_t longest() const { return std::max(kFirstPiece, longest_about(aimed)); }
-  int64_t longest_now() const { return unmet() ? kFirstSegment : std::max(longest(), longest_about(seen())); }
+  int64_t longest_now() const { return unmet() ? kFirstSegment : outgrown() ? longest_about(seen()) : longest(); }
 
   void start() {
     count = aimed = 0;

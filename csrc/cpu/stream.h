@@ -64,9 +64,11 @@ class Output {
   // `streams`: past the caches where that is faster; end_streams then comes last. Else in place.
   explicit Output(bool streams) : streams_(streams) {}
 
-  // Whether rows of so many bytes, the first of which go to g, may be written by stream_acc.
-  bool streams_rows(const scalar_t* g, int64_t bytes) const {
-    return streams_ && reinterpret_cast<uintptr_t>(g) % kLine == 0 && bytes % kLine == 0;
+  // Whether rows of `channels`, `stride` elements from one to the next, the first of which go to g, may be written by
+  // stream_acc: all of them are whole lines.
+  bool streams_rows(const scalar_t* g, int64_t channels, int64_t stride) const {
+    const auto whole = [](int64_t elements) { return elements * kSize % kLine == 0; };
+    return streams_ && reinterpret_cast<uintptr_t>(g) % kLine == 0 && whole(channels) && whole(stride);
   }
 
   // As many pixels of planes as are best written at a time.
