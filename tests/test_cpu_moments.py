@@ -77,11 +77,13 @@ def test_moments_are_those_of_the_reference(values, mask, channels, dtype):
     regions = int(target.max()) + 1
     moments = cas_ext.region_moments(input, target, regions)
     expected = reference.region_moments(input.double(), target, regions)
-    spread = 1e4 if values is outlier_first else 0.0  # of such values a mean is as good as they are near each other
+    # The contract is 1e-6. bfloat16, whose squares are exact, does better, but where a mean follows values far away; and
+    # a mean is as good as its values are near each other.
+    far = values in (outlier_first, far_later)
+    scatter = 5e-7 if dtype == torch.bfloat16 and not far else 1e-6
+    spread = 1e4 if values is outlier_first else 0.0
     torch.testing.assert_close(moments.mean.double(), expected.mean, rtol=2e-7, atol=5e-9 * spread)
-    exact = dtype == torch.bfloat16 and values not in (outlier_first, far_later)  # squares
-    rounded = 5e-7 if exact else 1e-6
-    torch.testing.assert_close(moments.scatter.double(), expected.scatter, rtol=rounded, atol=0)
+    torch.testing.assert_close(moments.scatter.double(), expected.scatter, rtol=scatter, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
