@@ -21,10 +21,9 @@ from pathlib import Path
 
 import torch
 
-from . import cases, machine, measure, report
+from . import cases, machine, measure, memory, report
 from .cases import Setting
 from .measure import BufferSet
-from .memory import peak_extra_bytes
 from .oracle import Oracle, OwnFormula
 from .peers import DEFAULT_PEERS, PEERS, SOFTMAX_PEERS, Loss, Peer, after_softmax, scatter_add
 
@@ -110,8 +109,8 @@ class Run:
         kept = self.device == "cpu" and options.allocator == "keep" and machine.keep_freed_memory()
         cache = machine.last_level_cache(self.device)
         self.rotation = TINY_ROTATION if options.scale == "tiny" else machine.ROTATIONS * cache
-        memory = machine.Memory(self.device, self.rotation)
-        self.memory = memory if self.device == "cpu" else None  # looked at while rows are measured
+        buffers = machine.Memory(self.device, self.rotation)
+        self.memory = buffers if self.device == "cpu" else None  # looked at while rows are measured
         self.result = {
             **machine.describe(self.device, command),
             "device_type": self.device,
@@ -120,8 +119,11 @@ class Run:
             "activation": options.activation,
             "last_level_cache_bytes": cache,
             "rotation_bytes": self.rotation,
+            "memory": memory.counted_by(
+                self.device
+            ),  # who counts peak_extra_bytes; files without it count too little on a CPU
             "allocator": ("keeps freed memory" if kept else "default") if self.device == "cpu" else "caching",
-            "ceilings": (ceilings := memory.ceilings()),
+            "ceilings": (ceilings := buffers.ceilings()),
             "ceilings_at_start": ceilings,
             "ceilings_at_end": None,
             "unavailable_peers": unavailable(options),
@@ -134,9 +136,9 @@ class Run:
     def measure(self, setting: Setting, peers: list[str]) -> None:
         self._prepare(setting)
         regions = setting.case.regions
-        memory = machine.free_memory(self.device)
+        free = machine.free_memory(self.device)
         needed = {name: self.peers[name].bytes_needed(setting) for name in peers}
-        absent = {name: f"needs about {n / 2**30:.0f} GiB" if n > memory else None for name, n in needed.items()}
+        absent = {name: f"needs about {n / 2**30:.0f} GiB" if n > free else None for name, n in needed.items()}
         present = [name for name in peers if absent[name] is None]
         first = self.sets[0]
         oracle: Oracle | OwnFormula
@@ -157,7 +159,7 @@ class Run:
         peaks = {}
         for name in present:
             with self._reporting_failure(name, absent):
-                peaks[name] = peak_extra_bytes(self.losses[name], first, regions)
+                peaks[name] = memory.peak_extra_bytes(self.losses[name], first, regions)
         present = [name for name in present if name in peaks]
         for phase in self.options.phases:
             timings = self._time(present, regions, phase, absent)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from test_benchmark_peers import setting
 
-from benchmarks import cases, machine, measure, memory, peers
+import cas_ext
+from benchmarks import cases, machine, measure, memory, peers, report
 from benchmarks.cases import Setting
 
 
@@ -109,11 +111,79 @@ def test_cuda_timer_replays_forward_before_backward(monkeypatch, phase, capturab
         assert last == (["forward"] * 2 if phase == "forward" else ["forward", "backward"]) * len(sets)
 
 
+needs_memray = pytest.mark.skipif(memory.counted_by("cpu") is None, reason=memory.MISSING)
+
+
+@needs_memray
 def test_peak_memory_is_what_a_call_holds_beyond_its_gradient():
     def loss(input, target, regions):
         return (input * torch.ones(regions * input.numel()).reshape(regions, -1).sum(0).view_as(input)).sum()
 
-    input = torch.ones(1000, requires_grad=True)
-    peak = memory.peak_extra_bytes(loss, measure.BufferSet(input, torch.zeros(1000)), 7)
+    input = torch.ones(100_000, requires_grad=True)
+    peak = memory.peak_extra_bytes(loss, measure.BufferSet(input, torch.zeros(100_000)), 7)
     assert 7 * input.nbytes <= peak["forward"] <= 9.1 * input.nbytes
     assert peak["forward"] <= peak["both"] <= 9.1 * input.nbytes
+
+
+@needs_memray
+def test_peak_memory_counts_what_is_allocated_past_pytorch():
+    def loss(input, target, regions):
+        np.ones(1_000_000)  # 8 MB, freed before the next
+        return input.sum() * np.ones(2_000_000)[0]
+
+    input = torch.ones(10, requires_grad=True)
+    peak = memory.peak_extra_bytes(loss, measure.BufferSet(input, torch.zeros(10)), 1)
+    assert 16_000_000 <= peak["forward"] <= 16_100_000
+
+
+@needs_memray
+def test_peak_memory_counts_the_scratch_of_the_kernels():
+    """A table of 1000 regions in 32 channels is 256 KB of doubles, and no tensor of PyTorch's."""
+    input, target = torch.rand(1, 32, 100, 100, requires_grad=True), torch.randint(1000, (1, 100, 100))
+
+    def loss(input, target, regions):
+        return cas_ext.cas_loss(input, target, num_regions=regions)
+
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        loss(input, target, 1000)
+    by_pytorch = sum(max(event.self_cpu_memory_usage, 0) for event in profile.key_averages())
+    counted = memory.peak_extra_bytes(loss, measure.BufferSet(input, target), 1000)["forward"]
+    assert counted > by_pytorch + 256_000
+
+
+@needs_memray
+def test_what_stays_from_an_earlier_call_is_no_memory_of_a_call():
+    kept = []
+
+    def call():
+        if not kept:
+            kept.append(np.ones(1_000_000))
+
+    assert memory.cpu_peak(call) < 1_000_000
+
+
+def test_without_memray_there_is_no_figure_rather_than_a_wrong_one(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(memory.importlib.util, "find_spec", lambda name: None)
+    input = torch.ones(10, requires_grad=True)
+    peak = memory.peak_extra_bytes(lambda input, *_: input.sum(), measure.BufferSet(input, input), 1)
+    assert peak == {"forward": None, "backward": None, "both": None}
+    assert memory.main(["--out", str(tmp_path / "memory.json")]) == 2
+    assert "memray is not installed" in capsys.readouterr().err
+
+
+@needs_memray
+def test_the_memory_command_writes_a_row_for_every_implementation(tmp_path, monkeypatch):
+    def broken(input, target, regions):
+        raise NotImplementedError("not on this machine\nmore")
+
+    chosen = ("cas_ext", "onehot", "scatter_add")
+    monkeypatch.setattr(memory, "DEFAULT_PEERS", chosen)
+    monkeypatch.setitem(memory.PEERS, "scatter_add", peers.Peer(broken, "eager"))
+    path, threads = tmp_path / "memory.json", torch.get_num_threads()
+    assert memory.main(["--out", str(path), "--scale", "tiny", "--cases", "paper"]) == 0
+    torch.set_num_threads(threads)
+    result = report.load(path)
+    assert result["memory"] == "memray" and [row["impl"] for row in result["rows"]] == list(chosen)
+    ours, onehot, failed = result["rows"]
+    assert 0 < ours["forward_bytes"] < onehot["forward_bytes"] and ours["step_bytes"] < onehot["step_bytes"]
+    assert failed["forward_bytes"] is None and failed["note"] == "NotImplementedError: not on this machine"

@@ -121,17 +121,19 @@ def test_no_spatial_dimension_is_one_pixel(device):
 @pytest.mark.parametrize(
     ("layout", "spatial", "copied"),
     [
-        ("contiguous", (64, 65), False),
-        ("contiguous", (16, 16, 17), False),
-        ("channels_last", (64, 65), False),
-        ("channels_last", (16, 16, 17), False),
-        ("channel slice", (64, 65), False),
-        ("channels_last slice", (64, 65), False),
-        ("transposed", (64, 65), True),
+        ("contiguous", (256, 257), False),
+        ("contiguous", (32, 64, 33), False),
+        ("channels_last", (256, 257), False),
+        ("channels_last", (32, 64, 33), False),
+        ("channel slice", (256, 257), False),
+        ("channels_last slice", (256, 257), False),
+        ("transposed", (256, 257), True),
     ],
 )
 def test_dense_formats_are_read_in_place(device, layout, spatial, copied):
-    # Peak memory of a forward pass tells whether the input was copied; tables are far smaller than it.
+    # Peak memory of a forward pass tells whether the input was copied; tables and scratch (up to 560 KB) are far smaller.
+    if device.name == "cpu" and memory.counted_by("cpu") is None:
+        pytest.skip(memory.MISSING)
     input, target = Case(channels=8, spatial=spatial, layout=layout).tensors(device.torch_device)
     peak = memory.cuda_peak if input.is_cuda else memory.cpu_peak
     held = peak(lambda: cas_ext.cas_loss(input, target, num_regions=3))
