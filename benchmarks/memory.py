@@ -15,6 +15,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -38,7 +39,7 @@ def counted_by(device: str) -> str | None:
     return MEMRAY if importlib.util.find_spec("memray") else None
 
 
-def peaks(loss: Loss, buffers: BufferSet, regions: int) -> dict[str, int] | None:
+def peaks(loss: Loss, buffers: BufferSet, regions: int, samples: int = SAMPLES) -> dict[str, int] | None:
     """Bytes at the peak beyond input and target: of forward alone, and of forward and backward, beyond the gradient too.
 
     On CUDA as the caching allocator counts, on the CPU as memray does. None on a CPU without memray.
@@ -49,14 +50,14 @@ def peaks(loss: Loss, buffers: BufferSet, regions: int) -> dict[str, int] | None
     def forward() -> Tensor:
         return loss(buffers.input, buffers.target, regions)
 
-    peak = cuda_peak if buffers.input.is_cuda else cpu_peak
+    peak = cuda_peak if buffers.input.is_cuda else partial(cpu_peak, samples=samples)
     step = peak(lambda: gradient_of(forward(), buffers.input))
     return {"forward": peak(forward), "step": max(step - buffers.input.nbytes, 0)}
 
 
 def peak_extra_bytes(loss: Loss, buffers: BufferSet, regions: int) -> dict[str, int | None]:
-    """The most that a call holds at once beyond input, target and gradient, by phase."""
-    found = peaks(loss, buffers, regions)
+    """The most that a call holds at once beyond input, target and gradient, by phase; on a CPU by a single sample."""
+    found = peaks(loss, buffers, regions, samples=1)
     if found is None:
         return dict.fromkeys(cases.PHASES)
     most = max(found.values())  # whichever side of the gradient's birth the peak is on
@@ -72,7 +73,7 @@ def cuda_peak(call: Callable[[], Tensor]) -> int:
     return torch.cuda.max_memory_allocated() - before
 
 
-def cpu_peak(call: Callable[[], object]) -> int:
+def cpu_peak(call: Callable[[], object], samples: int = SAMPLES) -> int:
     """Bytes that the call allocates and holds at once, whoever allocates them. What is older does not count.
 
     Raises: ImportError without memray.
@@ -82,7 +83,7 @@ def cpu_peak(call: Callable[[], object]) -> int:
     call()  # compiles, and fills caches that stay
     gc.collect()
     found = []
-    for _ in range(SAMPLES):
+    for _ in range(samples):
         with tempfile.TemporaryDirectory() as folder:
             record = Path(folder) / "record"
             with memray.Tracker(record):

@@ -1,12 +1,12 @@
-"""`python -m benchmarks.plot RESULTS... --out DIR`: the figures of docs and README, four per results file, as SVG.
+"""`python -m benchmarks.plot RESULTS... --out DIR`: the figures of docs and README, up to four per results file, as SVG.
 
-    NAME-share.svg      share of the memory ceiling per case, against the 100% line
+    NAME-share.svg      speed relative to PyTorch's own read and copy, by case
     NAME-regions.svg    time against the number of regions  } from the rows of --sweep
     NAME-channels.svg   time against the number of channels }
-    NAME-memory.svg     peak extra memory per case, as a share of the input
+    NAME-memory.svg     peak extra memory per case, as a share of the input (CUDA; a CPU's: benchmarks.memory)
 
-Colours are Okabe and Ito's, text is a grey that both light and dark pages show, and the background is transparent. A
-figure that a file has no rows for is left out.
+Colours are Okabe and Ito's; hollow markers and dashed lines are compiled versions. The background is transparent, and text is
+a dark grey, or a light one where the reader prefers dark pages. A figure that a file has no rows for is left out.
 """
 
 from __future__ import annotations
@@ -23,15 +23,22 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
-from . import report
-from .cases import DTYPES, SMALL_CASES
-from .report import OURS, Row
+from . import memory_table, report
+from .cases import SMALL_CASES
+from .memory_table import SERIES, input_bytes
+from .report import OURS, ResultsError, Row
 
-GREY = "#808080"  # contrast of about 4 on white and 5 on GitHub's dark background
+# No grey has a contrast of 4.5 on white and on GitHub's dark background (#0d1117), so there is one for each.
+GREY, LIGHT_GREY = "#6e6e6e", "#a0a0a0"  # contrasts of 5.1 and 7.2
+DARK_PAGES = (
+    "<style>@media (prefers-color-scheme: dark) {"
+    + "".join(f'[style*="{what}: {GREY}"] {{{what}: {LIGHT_GREY} !important}} ' for what in ("fill", "stroke"))
+    + "}</style>"
+)
 BLUE, VERMILION, GREEN, ORANGE, SKY, PURPLE = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7"
-# One colour and marker per way of summing; compiled variants are dashed, or hollow.
+# One colour and marker per way of summing; compiled versions are dashed and hollow.
 STYLES = {
     OURS: (BLUE, "o"),
     "onehot": (VERMILION, "s"),
@@ -42,6 +49,12 @@ STYLES = {
     "triton": (SKY, "X"),
 }
 OTHER_STYLE = (GREY, "H")  # a marker that can be hollow
+KIND_COLORS = {"ours": BLUE, "eager": VERMILION, "compiled": VERMILION}  # of the best of a kind, whatever way it sums
+NAMES = {
+    "onehot": "one-hot, einsum",
+    "onehot_uncentred": "one-hot, uncentred",
+    "masked_sum": "masked sums",
+}
 RC = {
     "svg.hashsalt": "cas_ext",  # the same file for the same figures
     "svg.fonttype": "path",
@@ -70,14 +83,25 @@ def base_rows(rows: list[Row]) -> list[Row]:
 
 
 def style(impl: str) -> dict:
-    """Colour, marker and line of an implementation."""
+    """Colour, marker, line and name of an implementation."""
     name = impl.removesuffix("_compiled").removesuffix("_partitioned")
     color, marker = STYLES.get(name, OTHER_STYLE)
-    marker = "<" if impl.endswith("_partitioned") else marker
-    lines = {"_compiled": "--", "_partitioned": ":"}
-    dashes = next((line for suffix, line in lines.items() if impl.endswith(suffix)), "-")
+    lines, words = (
+        {"_compiled": "--", "_partitioned": ":"},
+        {"_compiled": ", compiled", "_partitioned": ", partitioned"},
+    )
+    suffix = impl.removeprefix(name)
     width, order = (2.5, 3) if impl == OURS else (1.3, 2)
-    return {"color": color, "marker": marker, "linestyle": dashes, "linewidth": width, "zorder": order, "markersize": 5}
+    return {
+        "color": color,
+        "marker": marker,
+        "markerfacecolor": "none" if suffix else color,
+        "markersize": 5,
+        "linestyle": lines.get(suffix, "-"),
+        "linewidth": width,
+        "zorder": order,
+        "label": NAMES.get(name, name) + words.get(suffix, ""),
+    }
 
 
 def title(result: dict, text: str) -> str:
@@ -95,10 +119,10 @@ def share_figure(result: dict) -> Figure | None:
     if not found:
         return None
     bars = [
-        ("cas_ext, forward (of a read)", "forward", True, BLUE),
-        ("cas_ext, backward (of a copy)", "backward", True, SKY),
-        ("best other, forward", "forward", False, VERMILION),
-        ("best other, backward", "backward", False, ORANGE),
+        ("cas_ext, forward / read", "forward", True, BLUE),
+        ("cas_ext, backward / copy", "backward", True, SKY),
+        ("fastest other, forward / read", "forward", False, VERMILION),
+        ("fastest other, backward / copy", "backward", False, ORANGE),
     ]
     figure, axes = plt.subplots(figsize=(8, 3.6))
     width = 0.8 / len(bars)
@@ -120,9 +144,10 @@ def share_figure(result: dict) -> Figure | None:
     axes.grid(axis="x", visible=False)
     axes.set_ylim(bottom=0, top=max(1.12, axes.get_ylim()[1]))
     axes.yaxis.set_major_formatter(PercentFormatter(1))
-    axes.set_ylabel("share of memory bandwidth")
+    axes.set_ylabel("of the speed of a read / copy")
     key = next(iter(found))
-    axes.set_title(title(result, f"How close to the memory's limit: {key[2]}, {key[3]}, {key[5]} regions"), loc="left")
+    text = f"Speed relative to PyTorch's own read / copy: {key[2]}, {key[3]}, {key[5]} masks (above 100%: faster than that)"
+    axes.set_title(title(result, text), loc="left", fontsize=9)
     axes.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.18))
     return figure
 
@@ -139,8 +164,11 @@ def sweep_figure(result: dict, sweep: str) -> Figure | None:
         lines.setdefault(row["impl"], []).append((x, row["ms"]))
     figure, axes = plt.subplots(figsize=(8, 3.8))
     for impl, points in lines.items():
-        axes.plot(*zip(*sorted(points), strict=True), label=impl, **style(impl))
+        axes.plot(*zip(*sorted(points), strict=True), **style(impl))
     _logarithmic(axes, sorted({x for points in lines.values() for x, _ in points}))
+    axes.set_ylim(
+        bottom=0.5 * min(ms for points in lines.values() for _, ms in points)
+    )  # a label below the lowest line
     axes.set_xlabel(sweep)
     axes.set_ylabel("forward + backward, ms")
     batch, channels, *spatial = rows[0]["shape"]
@@ -156,44 +184,71 @@ def _logarithmic(axes: Axes, ticks: list[int]) -> None:
     axes.set_yscale("log")
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def memory_figure(result: dict) -> Figure | None:
-    """Dots: peak memory beyond input, target and gradient, over the size of the input, by case."""
-    rows = [row for row in base_rows(result["rows"]) if row["sweep"] is None and row["phase"] == "both"]
-    rows = [row for row in rows if row["peak_extra_bytes"] is not None]
-    if not rows:
+    """Of a run on CUDA; what files say of a CPU is left to benchmarks.memory."""
+    if result["device_type"] != "cuda":
         return None
-    names = list(dict.fromkeys(row["case"] for row in rows))
-    impls = list(dict.fromkeys(row["impl"] for row in rows))
-    figure, axes = plt.subplots(figsize=(8, 3.6))
-    for i, impl in enumerate(impls):
-        mine = [row for row in rows if row["impl"] == impl]
-        at = [names.index(row["case"]) + 0.6 * (i / max(len(impls) - 1, 1) - 0.5) for row in mine]
-        share = [row["peak_extra_bytes"] / input_bytes(row) for row in mine]
-        look = style(impl) | {"linestyle": "none"}
-        hollow = impl.endswith(("_compiled", "_partitioned"))
-        axes.plot(at, share, label=impl, markerfacecolor="none" if hollow else look["color"], **look)
+    rows = [row for row in base_rows(result["rows"]) if row["sweep"] is None and row["phase"] == "both"]
+    found: dict[str, dict[str, tuple[float, int]]] = {}
+    for row in rows:
+        if row["peak_extra_bytes"] is not None and row["kind"] in SERIES:
+            case, size = found.setdefault(row["case"], {}), input_bytes(row)
+            share = row["peak_extra_bytes"] / size
+            case[row["kind"]] = min(case.get(row["kind"], (share, size)), (share, size))
+    return shares_of_memory(result, found)
+
+
+def memory_figure_of_cpu(result: dict) -> Figure | None:
+    """Of the file of benchmarks.memory."""
+    return shares_of_memory(
+        result,
+        {
+            case: {kind: (memory_table.share(row), input_bytes(row)) for kind, row in rows.items()}
+            for case, rows in memory_table.least(result).items()
+        },
+    )
+
+
+def shares_of_memory(result: dict, found: dict[str, dict[str, tuple[float, int]]]) -> Figure | None:
+    """Dots: peak memory beyond input, target and gradient, over the size of the input.
+
+    found: case -> kind -> (share, bytes of the input), of the version of its kind that takes least.
+    """
+    if not found:
+        return None
+    figure, axes = plt.subplots(figsize=(8, 3.4))
+    for i, (kind, name) in enumerate(SERIES.items()):
+        here = [(x, rows[kind][0]) for x, rows in enumerate(found.values()) if kind in rows]
+        if not here:
+            continue
+        color = KIND_COLORS[kind]
+        marker = {"marker": STYLES[OURS][1] if kind == "ours" else OTHER_STYLE[1], "markersize": 6, "linestyle": "none"}
+        fill = "none" if kind == "compiled" else color
+        at = [x + 0.2 * (i - 1) for x, _ in here]
+        label = name if kind == "ours" else f"{name}, the version that takes least"
+        axes.plot(at, [share for _, share in here], color=color, markerfacecolor=fill, label=label, **marker)
+        for x, share in zip(at, (share for _, share in here), strict=True):
+            offset = {"xytext": (0, 5), "textcoords": "offset points", "ha": "center"}
+            axes.annotate(memory_table.percent(share), (x, share), fontsize=7, color=GREY, **offset)
     axes.axhline(0.01, color=GREY, linestyle="--", linewidth=1)
     axes.axhline(1, color=GREY, linestyle="-", linewidth=0.8)
     axes.set_yscale("log")
+    axes.set_ylim(top=2 * axes.get_ylim()[1])
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g}%"))
     axes.yaxis.set_minor_formatter(NullFormatter())
-    axes.set_xticks(range(len(names)), names)
+    sizes = [memory_table.in_words(next(iter(rows.values()))[1]) for rows in found.values()]
+    axes.set_xticks(range(len(found)), [f"{case}\n{size}" for case, size in zip(found, sizes, strict=True)])
     axes.grid(axis="x", visible=False)
     axes.set_ylabel("extra memory / input")
-    axes.set_title(title(result, "Peak memory beyond input, target and gradient (dashed: 1% of the input)"), loc="left")
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), fontsize=8)
+    text = "Peak memory beyond input, target and gradient, over the input (dashed: 1%)"
+    axes.set_title(title(result, text), loc="left", fontsize=9)
+    axes.legend(ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.16))
     return figure
-
-
-def input_bytes(row: Row) -> int:
-    elements = 1
-    for n in row["shape"]:
-        elements *= n
-    return elements * DTYPES[row["dtype"]].itemsize
 
 
 FIGURES: dict[str, Callable[[dict], Figure | None]] = {
@@ -204,12 +259,23 @@ FIGURES: dict[str, Callable[[dict], Figure | None]] = {
 }
 
 
+def save(figure: Figure, results: Path, image: Path) -> None:
+    """Writes a figure with the digest of its results file in it."""
+    image.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {"Date": None, "Description": f"{results.name}, sha256 {report.digest(results)}"}
+    figure.savefig(image, bbox_inches="tight", metadata=metadata)
+    plt.close(figure)
+    before, defs, after = image.read_text().partition("<defs>")
+    image.write_text(f"{before}{DARK_PAGES}\n {defs}{after}")
+
+
 def draw(path: Path, out: Path) -> list[Path]:
-    """Writes the figures of one results file, each with the file's digest in it; returns their paths."""
-    result = report.load(path)
+    """Writes the figures of one results file; returns their paths.
+
+    Raises: ResultsError for a file that is missing or of another kind.
+    """
+    result = report.load_timings(path)
     written = []
-    out.mkdir(parents=True, exist_ok=True)
-    metadata = {"Date": None, "Description": f"{path.name}, sha256 {report.digest(path)}"}
     with matplotlib.rc_context(RC):
         for name, make in FIGURES.items():
             image = out / f"{path.stem}-{name}.svg"
@@ -217,20 +283,33 @@ def draw(path: Path, out: Path) -> list[Path]:
             if figure is None:
                 image.unlink(missing_ok=True)
                 continue
-            figure.savefig(image, bbox_inches="tight", metadata=metadata)
-            plt.close(figure)
+            save(figure, path, image)
             written.append(image)
     return written
 
 
+def draw_memory(path: Path, image: Path) -> None:
+    """The figure of a file of benchmarks.memory."""
+    with matplotlib.rc_context(RC):
+        figure = memory_figure_of_cpu(report.load(path))
+        if figure is not None:
+            save(figure, path, image)
+
+
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.plot", description=__doc__.splitlines()[0])
-    parser.add_argument("results", nargs="+", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.plot", description="Draws the figures of results files, as SVG."
+    )
+    parser.add_argument("results", nargs="+", type=Path, help="what benchmarks.speed wrote")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the figures")
     options = parser.parse_args(argv)
     for path in options.results:
-        for written in draw(path, options.out):
-            print(written)
+        try:
+            written = draw(path, options.out)
+        except ResultsError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        print("\n".join(map(str, written)))
     return 0
 
 

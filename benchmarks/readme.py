@@ -1,49 +1,115 @@
 """`python -m benchmarks.readme` draws the figures of all committed results and writes what README and docs say of them.
 
-`--check` writes nothing and fails where a page or a figure is stale.
+README gets a summary, one table and two figures; docs/benchmarks.md every table and figure. `--check` writes nothing and
+fails where a page or a figure is stale.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
-from . import call_cost, report
-from .report import OURS, Group, groups, missed, ratio
+from . import call_cost, memory_table, report
+from .report import OURS, Group, groups, ratio
+from .tables import changed_since, described, in_table, legend, on, span, table
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 CALL_COST = RESULTS / "call-cost" / "cpu.json"
+MEMORY = RESULTS / "memory" / "cpu.json"
+NO_RESULTS = "No results are committed yet: `python -m benchmarks.speed` makes them.\n"
 FIGURES = {  # name of the figure (plot.py) -> its text for those who do not see it
-    "share": "Share of the memory bandwidth that is reached, by case",
+    "share": "Speed relative to PyTorch's own read and copy, by case",
     "regions": "Time against the number of regions",
     "channels": "Time against the number of channels",
     "memory": "Peak extra memory, by case",
 }
-HEADER = "| case | input | regions | forward | backward | share of bandwidth | compiled | eager | error | misses |"
 
 
-def section(results: Path) -> str:
-    """The text between the markers: a table and the figures of every results file."""
-    files = sorted(results.glob("*.json"), key=lambda path: path.stem)
+def is_main(result: dict) -> bool:
+    """Whether a file has the descriptors themselves, in the cases of the grid."""
+    return result.get("activation") != "softmax" and any(row["sweep"] is None for row in result["rows"])
+
+
+def main_file(files: list[Path]) -> Path | None:
+    """The file whose table README shows: of the machine measured last, with the fewest threads."""
+    found = {path: report.load(path) for path in files}
+    found = {path: result for path, result in found.items() if is_main(result)}
+    if not found:
+        return None
+    newest = max(found.values(), key=lambda result: result["date"])["device"]
+    return min(
+        (path for path in found if found[path]["device"] == newest), key=lambda path: found[path]["threads"] or 0
+    )
+
+
+def results_files(results: Path) -> list[Path]:
+    return sorted(results.glob("*.json"), key=lambda path: path.stem)
+
+
+def section(results: Path, memory: Path, page: Path) -> str:
+    """README's part: what it comes to, what the words mean, one table, two figures."""
+    path = main_file(results_files(results))
+    if path is None:
+        return NO_RESULTS
+    result = report.load(path)
+    found = groups(row for row in result["rows"] if row["sweep"] is None)
+    lines = [summary(result, found, memory), "", legend(result["device_type"]), described(result), ""]
+    lines += [*table(path, ROOT, result, found), changed_since(result), "", *_images(path, page, ("share",))]
+    if memory.exists():
+        lines += ["", memory_table.image(memory, page, FIGURES["memory"])]
+    return "\n".join(lines) + "\n"
+
+
+def all_results(results: Path, memory: Path, page: Path) -> str:
+    """docs/benchmarks.md: every table and every figure."""
+    files = results_files(results)
     if not files:
-        return "No results are committed yet: `python -m benchmarks.speed` makes them.\n"
-    return "\n".join(_of_file(path, report.load(path)) for path in files)
+        return NO_RESULTS
+    parts = [legend(report.load(files[0])["device_type"])]
+    parts += [_of_file(path, report.load(path), page) for path in files]
+    if memory.exists():
+        parts.append(memory_table.section(report.load(memory), memory, page, FIGURES["memory"]))
+    return "\n".join(parts)
 
 
-def _of_file(path: Path, result: dict) -> str:
-    threads = f", {result['threads']} thread{'s' * (result['threads'] != 1)}" if result["threads"] else ""
-    scaled = "" if result["scale"] == "full" else "; sizes scaled down for this machine"
-    scaled += "; inputs are logits, with the softmax in front of the loss" * (result.get("activation") == "softmax")
-    lines = [
-        f"**{result['device']}**{threads}: {_bandwidth(result)}{scaled}. "
-        f"torch {result['torch']}, {result['date'][:10]}, commit {(result['commit'] or 'unknown')[:10]}: `{result['command']}`",
-        "",
-    ]
+def summary(result: dict, found: dict[tuple, Group], memory: Path) -> str:
+    """Three sentences: against PyTorch, against the memory, and the memory that is taken."""
+    shown = [group for key, group in found.items() if in_table(key, next(iter(found))) and (OURS, "both") in group]
+    large = [group for group in shown if not report.is_small(group)]
+    small = [group for group in shown if report.is_small(group)]
+
+    def times(kind: str, chosen: list[Group]) -> str:
+        return (
+            span([r for r in (ratio(group, "both", (kind,)) for group in chosen) if r is not None], "{:.1f}") + " times"
+        )
+
+    text = (
+        f"On {on(result)}, cas_ext is {times('compiled', large)} as fast as the fastest compiled PyTorch and "
+        f"{times('eager', large)} as the fastest eager one, forward and backward together"
+    )
+    for group in small:
+        overhead = f"{times('compiled', [group])} and {times('eager', [group])}"
+        text += f" (`{group[OURS, 'both']['case']}`, which is all overhead: {overhead})"
+    forward, backward = (
+        span([group[OURS, phase]["share_of_ceiling"] for group in large if (OURS, phase) in group], "{:.0%}")
+        for phase in ("forward", "backward")
+    )
+    text += (
+        f". Forward runs at {forward} of the speed of PyTorch's own read of the input, backward at {backward} of that of "
+        "its own copy."
+    )
+    return text + (" " + memory_table.summary(report.load(memory)) if memory.exists() else "")
+
+
+def _of_file(path: Path, result: dict, page: Path) -> str:
+    lines = [f"## {path.stem}", "", described(result), ""]
     found = groups(row for row in result["rows"] if row["sweep"] is None)
     if found:
-        lines += _table(path, result["device_type"], found)
+        lines += table(path, ROOT, result, found)
+    lines += [changed_since(result), ""]
     second = path.parent / "second-run" / path.name
     if second.exists():
         agreement = report.compare(result, report.load(second))[0].splitlines()[0]
@@ -51,77 +117,19 @@ def _of_file(path: Path, result: dict) -> str:
             f"How noisy the machine is, by a second run of a part of it: {agreement} (times over those of cas_ext).",
             "",
         ]
-    for figure, text in FIGURES.items():
-        image = figure_path(path, figure)
-        if image.exists():
-            lines.append(f"![{text}]({image.relative_to(ROOT) if image.is_relative_to(ROOT) else image})")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_images(path, page, tuple(FIGURES))]) + "\n"
 
 
-def _bandwidth(result: dict) -> str:
-    """The ceilings, and between what they lay beside the rows where they were looked at there (on a CPU)."""
-    beside = [row["ceilings"] for row in result["rows"] if row.get("ceilings")]
-    texts = []
-    for name, verb in (("read_gbps", "read"), ("copy_gbps", "copied")):
-        low, high = (f"{end(c[name] for c in beside):.0f}" if beside else "" for end in (min, max))
-        texts.append(
-            f"{result['ceilings'][name]:.0f} GB/s {verb}" + f" ({low} to {high} during the run)" * (low != high)
-        )
-    return ", ".join(texts)
-
-
-def _table(path: Path, device_type: str, found: dict[tuple, Group]) -> list[str]:
-    """The settings that differ from the first one in their case alone, and how many of all meet the targets."""
-    lines = [HEADER, "|---" * (HEADER.count("|") - 1) + "|"]
-    base = next(iter(found))
-    for key, group in found.items():
-        small = key[4] != "int64" or base[4] == "int64"
-        if key[2:4] == base[2:4] and key[5] == base[5] and small and (OURS, "both") in group:
-            lines.append("| " + " | ".join(_cells(key, group, device_type)) + " |")
-    complete = [group for group in found.values() if (OURS, "both") in group]
-    met = sum(not missed(group, device_type) for group in complete)
-    name = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
-    over_unfused = [ratio(group, "both", ("unfused",)) for group in found.values()]
-    fused = [r for r in over_unfused if r is not None]
+def _images(path: Path, page: Path, figures: tuple[str, ...]) -> list[str]:
     return [
-        *lines,
-        "",
-        f"{', '.join(base[i] for i in (2, 3, 5))}; `compiled` and `eager`: how many times faster than "
-        "the best compiled and the best eager PyTorch, forward and backward together; share of bandwidth: of a plain "
-        "read and of a copy, on a CPU beside the row; error: against float64. "
-        f"{met} of all {len(complete)} settings meet every target measured there; "
-        f"`python -m benchmarks.report {name}` lists them. At full bandwidth: what a kernel would reach that moved "
-        "no byte twice and used all of the bandwidth measured here."
-        + (
-            f" A softmax followed by cas_ext takes {min(fused):.1f} to {max(fused):.1f} times as long." if fused else ""
-        ),
-        "",
+        f"![{FIGURES[figure]}]({link(figure_path(path, figure), page)})"
+        for figure in figures
+        if figure_path(path, figure).exists()
     ]
 
 
-def _cells(key: tuple, group: Group, device_type: str) -> list[str]:
-    case, shape, *_ = key
-    both = group[OURS, "both"]
-    times, shares = [], []
-    for phase in ("forward", "backward"):
-        row = group.get((OURS, phase))
-        times.append(_milliseconds(row["ms"]) if row else "-")
-        shares.append(f"{row['share_of_ceiling']:.0%}" if row else "-")
-    ratios = [ratio(group, "both", (kind,)) for kind in ("compiled", "eager")]
-    return [
-        case,
-        "x".join(map(str, shape)),
-        str(both["regions"]),
-        *times,
-        " / ".join(shares),
-        *("-" if r is None else f"{r:.1f}x" for r in ratios),
-        "not finite" if both["rel_error"] is None else f"{both['rel_error']:.0e}",
-        "; ".join(missed(group, device_type)).replace("<", "&lt;") or "none",
-    ]
-
-
-def _milliseconds(ms: float) -> str:
-    return f"{ms:.2f} ms" if ms >= 1 else f"{1e3 * ms:.1f} us"
+def link(image: Path, page: Path) -> str:
+    return Path(os.path.relpath(image, page.parent)).as_posix()
 
 
 def figure_path(results_file: Path, figure: str) -> Path:
@@ -148,12 +156,38 @@ def cost_of_a_call(path: Path) -> str:
     return call_cost.table(report.load(path))
 
 
-def stale(readme: Path, results: Path) -> list[str]:
-    """What `python -m benchmarks.readme` would change of README and the figures, in words."""
-    old = readme.read_text()
-    found = [] if updated(old, section(results)) == old else [f"{readme.name}: the performance section is out of date"]
-    for path in sorted(results.glob("*.json")):
-        images = [image for image in (figure_path(path, figure) for figure in FIGURES) if image.exists()]
+def memory_of_a_call(path: Path) -> str:
+    """What docs/performance.md says of the memory."""
+    if not path.exists():
+        return "No results are committed yet: `python -m benchmarks.memory` makes them.\n"
+    return memory_table.summary(report.load(path)) + "\n"
+
+
+def pages() -> dict[Path, str]:
+    """Every page with its generated parts written anew."""
+    readme, benchmarks, performance = (
+        ROOT / "README.md",
+        ROOT / "docs" / "benchmarks.md",
+        ROOT / "docs" / "performance.md",
+    )
+    costs = updated(performance.read_text(), cost_of_a_call(CALL_COST), "call-cost")
+    return {
+        readme: updated(readme.read_text(), section(RESULTS, MEMORY, readme)),
+        benchmarks: updated(benchmarks.read_text(), all_results(RESULTS, MEMORY, benchmarks)),
+        performance: updated(costs, memory_of_a_call(MEMORY), "memory"),
+    }
+
+
+def stale() -> list[str]:
+    """What `python -m benchmarks.readme` would change of pages and figures, in words."""
+    found = [
+        f"{page.name}: a generated part is out of date" for page, text in pages().items() if page.read_text() != text
+    ]
+    drawn = {path: [figure_path(path, figure) for figure in FIGURES] for path in results_files(RESULTS)}
+    if MEMORY.exists():
+        drawn[MEMORY] = [memory_table.figure_path(MEMORY)]
+    for path, figures in drawn.items():
+        images = [image for image in figures if image.exists()]
         if not images:
             found.append(f"{path.name}: its figures are missing")
         found += [f"{i.name}: drawn from other results" for i in images if report.digest(path) not in i.read_text()]
@@ -161,24 +195,24 @@ def stale(readme: Path, results: Path) -> list[str]:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.readme",
+        description="Draws the figures of all committed results and writes what README and docs say of them.",
+    )
     parser.add_argument("--check", action="store_true", help="write nothing; fail where something is stale")
     options = parser.parse_args(argv)
-    readme, performance = ROOT / "README.md", ROOT / "docs" / "performance.md"
-    old = performance.read_text()
-    new = updated(old, cost_of_a_call(CALL_COST), "call-cost")
     if options.check:
-        found = stale(readme, RESULTS)
-        if new != old:
-            found.append(f"{performance.name}: the cost of a call is out of date")
+        found = stale()
         print("\n".join([*found, "run `make readme-figures`"]) if found else "the pages are up to date")
         return 1 if found else 0
-    from .plot import draw  # needs matplotlib, which --check does not
+    from .plot import draw, draw_memory  # needs matplotlib, which --check does not
 
-    for path in sorted(RESULTS.glob("*.json")):
+    for path in results_files(RESULTS):
         draw(path, RESULTS / "plots")
-    readme.write_text(updated(readme.read_text(), section(RESULTS)))
-    performance.write_text(new)
+    if MEMORY.exists():
+        draw_memory(MEMORY, memory_table.figure_path(MEMORY))
+    for page, text in pages().items():
+        page.write_text(text)
     return 0
 
 

@@ -43,8 +43,29 @@ TARGETS = {
 }
 
 
+class ResultsError(Exception):
+    """A file that is missing, or holds no results of benchmarks.speed; the message is one line."""
+
+
 def load(path: Path) -> dict:
     return json.loads(path.read_text())
+
+
+def load_timings(path: Path) -> dict:
+    """What `benchmarks.speed` wrote.
+
+    Raises: ResultsError
+    """
+    try:
+        result = load(path)
+    except OSError as error:
+        raise ResultsError(f"{path}: {(error.strerror or str(error)).lower()}") from error
+    except ValueError as error:
+        raise ResultsError(f"{path}: expected JSON, as benchmarks.speed writes it") from error
+    rows = result.get("rows") if isinstance(result, dict) else None
+    if rows is None or any("ms" not in row for row in rows):
+        raise ResultsError(f"{path}: expected the results of benchmarks.speed")
+    return result
 
 
 def digest(path: Path) -> str:
@@ -62,6 +83,11 @@ def groups(rows: Iterable[Row]) -> dict[tuple, Group]:
         if row["ms"] is not None:
             found.setdefault(setting_key(row), {})[row["impl"], row["phase"]] = row
     return found
+
+
+def is_small(group: Group) -> bool:
+    """Whether this is the cost of a call more than of its bytes."""
+    return next(iter(group.values()))["case"] in SMALL_CASES
 
 
 def best(group: Group, phase: str, kinds: tuple[str, ...], column: str = "ms", impl: str | None = None) -> Row | None:
@@ -104,8 +130,7 @@ def _fewer(actual: float, what: str, wanted: float) -> str:
 def missed(group: Group, device_type: str) -> list[str]:
     """The targets that this setting misses, in words; a target that was not measured is not missed."""
     targets = TARGETS[device_type]
-    any_row = next(iter(group.values()))
-    small = any_row["case"] in SMALL_CASES
+    any_row, small = next(iter(group.values())), is_small(group)
     found = []
     if not small:
         wanted = targets.adversarial_share if any_row["mask"] in ADVERSARIAL_MASKS else targets.share
@@ -150,18 +175,42 @@ def _cell(value: float | None, form: str) -> str:
     return "-" if value is None else format(value, form)
 
 
-def summary(result: dict) -> str:
-    """A line per setting: cas_ext's times and shares, ratios over the best of each kind of peer, and missed targets."""
-    ends = (result.get("ceilings_at_start", result["ceilings"]), result.get("ceilings_at_end"))
-    speeds = [f"read {c['read_gbps']:.1f} GB/s, copy {c['copy_gbps']:.1f} GB/s" for c in ends if c]
+def bandwidth(result: dict) -> str:
+    """The ceilings: on a CPU the medians of what was measured beside the rows, and between what they lay."""
+    beside = [row["ceilings"] for row in result["rows"] if row.get("ceilings")]
+    texts = []
+    for name, verb in (("read_gbps", "read"), ("copy_gbps", "copied")):
+        low, high = (f"{end(c[name] for c in beside):.0f}" if beside else "" for end in (min, max))
+        texts.append(
+            f"{result['ceilings'][name]:.0f} GB/s {verb}" + f" ({low} to {high} during the run)" * (low != high)
+        )
+    return ", ".join(texts)
+
+
+COLUMNS = """\
+ms: median of one call of cas_ext; share: the time in which PyTorch's own read (forward) or copy (backward) moves the least
+bytes, over that; error: the relative error of loss or gradient, the larger, against float64; x: how many times as fast cas_ext
+is, forward and backward together, as the fastest compiled, the fastest eager, the scatter_add and the Triton version; missed:
+targets of docs/performance.md, with what a kernel would reach that uses all of the bandwidth"""
+
+
+def summary(result: dict, only_missed: bool = False) -> str:
+    """A line per setting: cas_ext's times and shares, ratios over the best of each kind of peer, and missed targets.
+
+    only_missed: no line for a setting that meets every target.
+    """
     lines = [
         f"{result['device']}, torch {result['torch']}, threads {result['threads']}, scale {result['scale']}: "
-        + "; at the end ".join(speeds),
+        + bandwidth(result),
+        COLUMNS,
         f"{'case':12} {'dtype':8} {'layout':13} {'labels':6} {'mask':12} {'forward ms':>10} {'share':>6} "
         f"{'backward':>9} {'share':>6} {'both ms':>9} {'error':>8} {'x compiled':>10} {'x eager':>8} {'x scatter':>9} "
         f"{'x triton':>8}  missed",
     ]
     for key, group in groups(result["rows"]).items():
+        misses = missed(group, result["device_type"])
+        if only_missed and not misses:
+            continue
         cells = []
         for phase in ("forward", "backward"):
             row = group.get((OURS, phase))
@@ -173,7 +222,7 @@ def summary(result: dict) -> str:
         widths = (10, 6, 9, 6, 9, 8, 10, 8, 9, 8)
         texts = [f"{key[0]:12} {key[2]:8} {key[3]:13} {key[4]:6} {key[5]:12}"]
         texts += [f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)]
-        lines.append(" ".join(texts) + "  " + "; ".join(missed(group, result["device_type"])))
+        lines.append(" ".join(texts) + "  " + "; ".join(misses))
     lines += [f"{name} was left out: {reason}" for name, reason in result["unavailable_peers"].items()]
     return "\n".join(lines)
 
@@ -205,14 +254,25 @@ def compare(first: dict, second: dict) -> tuple[str, bool]:
 
 
 def main(argv: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description=__doc__)
-    parser.add_argument("file", type=Path)
-    parser.add_argument("second", type=Path, nargs="?", help="another run of the same machine")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.report",
+        description="Prints the table of a results file, or how far two runs of the same machine agree.",
+    )
+    parser.add_argument("file", type=Path, help="what benchmarks.speed wrote")
+    parser.add_argument(
+        "second", type=Path, nargs="?", help="another run of the same machine; exit status 1 if they differ"
+    )
+    parser.add_argument("--missed", action="store_true", help="only the settings that miss a target")
     options = parser.parse_args(argv)
-    if options.second is None:
-        print(summary(load(options.file)))
+    try:
+        first, *others = [load_timings(path) for path in (options.file, options.second) if path is not None]
+    except ResultsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if not others:
+        print(summary(first, options.missed))
         return 0
-    text, agree = compare(load(options.file), load(options.second))
+    text, agree = compare(first, others[0])
     print(text)
     return 0 if agree else 1
 

@@ -1,8 +1,6 @@
 """`python -m benchmarks.speed --device cpu|cuda --out FILE`: cas_ext against its peers over the grid of cases.py.
 
-By default every axis is crossed for cas_ext, and the peers are measured on the settings that differ from the first
-value of each axis in at most one. The file is rewritten after every setting, so an interrupted run leaves what it has
-measured.
+speed_options.py says what is measured; the file is rewritten after every setting.
 """
 
 from __future__ import annotations
@@ -17,7 +15,6 @@ import statistics
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 
@@ -25,60 +22,12 @@ from . import cases, machine, measure, memory, report
 from .cases import Setting
 from .measure import BufferSet
 from .oracle import Oracle, OwnFormula
-from .peers import DEFAULT_PEERS, PEERS, SOFTMAX_PEERS, Loss, Peer, after_softmax, scatter_add
+from .peers import Loss, after_softmax, scatter_add
+from .speed_options import PEER_DISTANCE, parse, peers_of
 
 TINY_ROTATION = 1 << 20  # bytes, for the scale "tiny"
 # Farther off than this, an implementation computes something else: rounding to the type, times a large sum.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 2e-2, "float16": 5e-3}
-PEER_DISTANCE = {"base": 0, "star": 1, "full": 4}  # axes on which a setting with peers may differ from the base
-
-
-def parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.speed", description=__doc__)
-    many = {"nargs": "*", "metavar": "NAME"}
-    parser.add_argument("--device", choices=("cpu", "cuda"), required=True)
-    parser.add_argument("--cases", choices=cases.SIZES, default=list(cases.SIZES), **many)
-    parser.add_argument("--dtypes", choices=cases.DTYPES, default=["float32", "bfloat16"], **many)
-    parser.add_argument("--layouts", choices=cases.LAYOUTS, default=list(cases.LAYOUTS), **many)
-    parser.add_argument("--labels", choices=cases.LABELS, default=list(cases.LABELS), **many)
-    parser.add_argument("--masks", choices=cases.MASKS, default=list(cases.MASKS), **many)
-    parser.add_argument("--peers", choices=SOFTMAX_PEERS, default=None, **many)
-    parser.add_argument(
-        "--activation", choices=("none", "softmax"), default="none", help="softmax: inputs are logits; cas_ext fuses it"
-    )
-    parser.add_argument("--phases", choices=cases.PHASES, default=list(cases.PHASES), **many)
-    parser.add_argument("--sweep", choices=cases.SWEEPS, default=[], **many)
-    parser.add_argument(
-        "--peer-grid",
-        choices=PEER_DISTANCE,
-        default="star",
-        help="settings that peers are measured on: the first value of each axis; one axis varied; all",
-    )
-    parser.add_argument("--scale", choices=cases.SCALES, help="sizes; full on cuda, else cpu")
-    parser.add_argument("--threads", type=int, help="CPU threads; PyTorch's own choice if not given")
-    parser.add_argument("--budget", type=float, default=0.5, help="seconds for each implementation and phase")
-    parser.add_argument(
-        "--allocator", choices=("keep", "default"), default="keep", help="what glibc does with freed memory"
-    )
-    parser.add_argument("--out", type=Path, required=True)
-    options = parser.parse_args(argv)
-    available = peers_of(options)
-    if options.peers is None:
-        options.peers = [name for name in available if name in DEFAULT_PEERS or name not in PEERS]
-    for name in options.peers:
-        if name not in available:
-            parser.error(f"--peers: expected {name} with --activation softmax only")
-    options.scale = options.scale or ("full" if options.device == "cuda" else "cpu")
-    for axis in ("dtypes", "layouts", "labels", "masks", "phases"):
-        if not getattr(options, axis):
-            parser.error(f"--{axis}: expected at least one name")
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: expected a CUDA device, got none")
-    return options
-
-
-def peers_of(options: argparse.Namespace) -> dict[str, Peer]:
-    return SOFTMAX_PEERS if options.activation == "softmax" else PEERS
 
 
 def progress(steps: Iterable, total: int) -> Iterator:
