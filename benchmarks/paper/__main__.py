@@ -1,11 +1,5 @@
 """`python -m benchmarks.paper COMMAND --out DIR`: the experiments of Sharma et al. (2021), on generated images or their data.
 
-    low-fidelity    Table 1: region labels swapped in a share of the training images
-    high-fidelity   Table 2: clean labels
-    multi-region    Table 3: the number of regions unknown; with a sweep of the loss's settings
-    texture         Table 4: textures with arbitrary region ids
-    quote           prints the paper's own numbers
-
 A command that was killed goes on when it is given again. `torchrun --nproc_per_node 2 -m benchmarks.paper ...` trains each
 network with several processes, or GPUs.
 """
@@ -16,9 +10,10 @@ import argparse
 import fcntl
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 from .experiments import ALLOWED_LOSSES, DEFAULT_LOSSES, OUTPUTS
@@ -50,6 +45,48 @@ DEFAULTS = {
 }
 
 
+WHAT = {
+    "low-fidelity": "Table 1: region labels swapped in a share of the training images",
+    "high-fidelity": "Table 2: clean labels",
+    "multi-region": "Table 3: the number of regions unknown; with a sweep of the loss's settings",
+    "texture": "Table 4: textures with arbitrary region ids",
+    "quote": "prints the paper's own numbers",
+}
+
+
+def words(values: Iterable[object]) -> str:
+    return " ".join(map(str, values))
+
+
+def one_of(allowed: tuple[str, ...]) -> Callable[[str], str]:
+    """A type of argument: these names."""
+
+    def name(text: str) -> str:
+        if text not in allowed:
+            raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (expected any of {described(allowed)})")
+        return text
+
+    return name
+
+
+def described(losses: Sequence[str]) -> str:
+    """Names of losses, in which a pattern stands for the many settings of CAS."""
+    from .losses import ALPHA, CAS, Setting
+
+    named = [loss for loss in losses if loss not in CAS]
+    for prefix, softmax in (("cas", True), ("cas-raw", False)):
+        settings = [CAS[loss] for loss in losses if loss in CAS and CAS[loss].softmax == softmax]
+        parts = [dict.fromkeys(getattr(one, part) for one in settings) for part in ("pairs", "distance", "alpha")]
+        combined = [Setting(*part, softmax=softmax).name for part in product(*parts)]
+        if len(settings) < 3 or {one.name for one in settings} != set(combined):
+            named += [one.name for one in settings]
+            continue
+        alphas = [f"-{alpha}" for alpha in parts[2] if alpha != ALPHA]
+        suffix = f"[{'|'.join(alphas)}]" if alphas else ""
+        named.append(f"{prefix}-{{{'|'.join(parts[0])}}}-{{{'|'.join(parts[1])}}}{suffix}")
+    return ", ".join(named)
+
+
 def parser() -> argparse.ArgumentParser:
     from .models import MODELS
     from .train import PRECISIONS
@@ -59,46 +96,63 @@ def parser() -> argparse.ArgumentParser:
     )
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for command, allowed in ALLOWED_LOSSES.items():
-        one = commands.add_parser(command, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-        one.add_argument("--out", type=Path, required=True, help="folder for the report")
+        one = commands.add_parser(command, help=WHAT[command], description=WHAT[command] + ".")
+        one.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the report")
         one.add_argument(
-            "--runs", type=Path, help="folder of the trainings; commands that share it share what they have in common"
-            " (default: OUT/runs)",
+            "--runs", type=Path, metavar="DIR",
+            help="folder of the trainings; commands that share it share what they have in common (default: OUT/runs)",
         )  # fmt: skip
         one.add_argument(
-            "--data", type=Path, help="folder of the paper's data sets (docs/paper.md); else images are generated"
-        )
-        one.add_argument("--model", choices=MODELS, default="small", help="network")
+            "--data", type=Path, metavar="DIR",
+            help="folder of the paper's data sets (docs/paper.md); without it images are generated",
+        )  # fmt: skip
+        one.add_argument("--model", choices=MODELS, default="small", help="network (default: %(default)s)")
         one.add_argument("--weights", type=Path, metavar="FILE", help="first weights: a state dict of this network")
         one.add_argument(
-            "--loss", nargs="+", choices=allowed, default=list(DEFAULT_LOSSES[command]), metavar="LOSS",
-            help=f"any of {', '.join(allowed)}",
+            "--loss", nargs="+", type=one_of(allowed), default=list(DEFAULT_LOSSES[command]), metavar="LOSS",
+            help=f"any of {described(allowed)} (default: {described(DEFAULT_LOSSES[command])})",
         )  # fmt: skip
         one.add_argument(
-            "--seeds", nargs="+", type=int, default=list(SEEDS), help="each has its own images, noise and weights"
-        )
+            "--seeds", nargs="+", type=int, default=list(SEEDS), metavar="N",
+            help=f"each has its own images, noise and weights (default: {words(SEEDS)})",
+        )  # fmt: skip
         if command == "low-fidelity":
-            shares = "shares of training images with swapped labels"
-            one.add_argument("--noise", nargs="+", type=float, default=list(NOISE), help=shares)
+            shares = f"shares of training images with swapped labels (default: {words(NOISE)})"
+            one.add_argument("--noise", nargs="+", type=float, default=list(NOISE), metavar="SHARE", help=shares)
         if command in OUTPUTS:
             tried = "numbers of channels M: the sweep begins with the first and then tries the others"
-            one.add_argument("--outputs", nargs="+", type=int, default=list(OUTPUTS[command]), help=tried)
-        one.add_argument("--steps", type=int, default=DEFAULTS[command].steps, help="of one training")
-        one.add_argument("--batch", type=int, default=DEFAULTS[command].batch, help="images a step")
-        one.add_argument("--rate", type=float, default=RATE, help="highest learning rate of the one-cycle schedule")
-        sizes = f"width and height in pixels, even (default: {DEFAULTS[command].size}; with --data {DATA_SIZE})"
-        one.add_argument("--size", type=int, help=sizes)
-        one.add_argument("--images", type=int, help=f"generated to train on (default: {IMAGES}); not with --data")
-        one.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train")
-        one.add_argument("--workers", type=int, help="trainings at a time (default: one a core, 1 on a GPU)")
+            tried += f" (default: {words(OUTPUTS[command])})"
+            one.add_argument("--outputs", nargs="+", type=int, default=list(OUTPUTS[command]), metavar="M", help=tried)
+        default = DEFAULTS[command]
         one.add_argument(
-            "--amp",
-            choices=tuple(PRECISIONS),
-            default="off",
-            help="precision of the forward pass; float16 on a GPU only",
+            "--steps", type=int, default=default.steps, metavar="N", help="of one training (default: %(default)s)"
         )
+        one.add_argument(
+            "--batch", type=int, default=default.batch, metavar="N", help="images a step (default: %(default)s)"
+        )
+        one.add_argument(
+            "--rate",
+            type=float,
+            default=RATE,
+            help="highest learning rate of the one-cycle schedule (default: %(default)s)",
+        )
+        sizes = f"width and height in pixels, even (default: {default.size}; with --data {DATA_SIZE})"
+        one.add_argument("--size", type=int, metavar="PIXELS", help=sizes)
+        one.add_argument(
+            "--images", type=int, metavar="N", help=f"generated to train on (default: {IMAGES}); not with --data"
+        )
+        one.add_argument(
+            "--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train (default: %(default)s)"
+        )
+        one.add_argument(
+            "--workers", type=int, metavar="N", help="trainings at a time (default: one a core, 1 on a GPU)"
+        )
+        one.add_argument(
+            "--amp", choices=tuple(PRECISIONS), default="off",
+            help="precision of the forward pass; float16 on a GPU only (default: %(default)s)",
+        )  # fmt: skip
         one.add_argument("--compile", action="store_true", help="network and loss by torch.compile")
-    commands.add_parser("quote")
+    commands.add_parser("quote", help=WHAT["quote"], description=WHAT["quote"] + ".")
     return top
 
 

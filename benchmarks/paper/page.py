@@ -16,10 +16,19 @@ from benchmarks.readme import ROOT, updated
 
 from . import report
 from .jobs import JobError
+from .markdown import table
 
 PAGE = ROOT / "docs" / "experiments.md"
 COMMITTED = ROOT / "docs" / "experiments"
 TIME = "time.txt"  # what `time make paper-cpu` printed last, with the machine above it
+# Of the page's headings.
+ANCHORS = {
+    "low-fidelity": "low-fidelity-training-labels-swapped",
+    "high-fidelity": "high-fidelity-clean-labels",
+    "multi-region": "many-regions-their-number-unknown",
+    "texture": "texture",
+}
+AGAIN = {"multi-region": ("multi-region-200-steps",)}  # run by hand, with fewer steps
 FILES = (report.RESULTS, report.REPORT, report.CURVES, report.PICTURES)
 
 
@@ -32,11 +41,38 @@ def section(command: str, folder: Path) -> str:
     return f"{report.text(content)}\n{report.images(content, f'{folder.name}/{command}/')}"
 
 
+def claims_of(folder: Path, name: str) -> list[tuple[bool, str]]:
+    """The claims that the results in a folder of that name are judged by; none without results."""
+    path = folder / name / report.RESULTS
+    if not path.exists():
+        return []
+    content = digests.load(path)
+    return report.CLAIMS[content["command"]](content)
+
+
+def summary(folder: Path) -> str:
+    """What holds: a line for each claim of every command, and of those that were run again with other settings."""
+    rows = []
+    for command in report.TITLES:
+        for name in (command, *AGAIN.get(command, ())):
+            place = (
+                f"[{command}](#{ANCHORS[command]})" if name == command else f"[again]({folder.name}/{name}/report.md)"
+            )
+            rows += [[place, text, "yes" if holds else "**no**"] for holds, text in claims_of(folder, name)]
+    if not rows:
+        return "No results are committed yet: `make paper-cpu` makes them.\n"
+    return table(["experiment", "claim", "holds?"], rows)
+
+
 def sections(folder: Path) -> dict[str, str]:
     """All parts of the page by the names of their markers."""
     path = folder / TIME
     time = f"```\n{path.read_text()}```\n" if path.exists() else "How long that takes has not been measured.\n"
-    return {"time": time, **{command: section(command, folder) for command in report.TITLES}}
+    return {
+        "time": time,
+        "summary": summary(folder),
+        **{command: section(command, folder) for command in report.TITLES},
+    }
 
 
 def renewed(page: str, folder: Path) -> str:
@@ -57,17 +93,13 @@ def stale(page: Path, folder: Path) -> list[str]:
         for name, text in sections(folder).items()
         if updated(old, text, name) != old
     ]
-    for command in report.TITLES:
-        results = folder / command / report.RESULTS
-        if not results.exists():
-            continue
-        digest = digests.digest(results).encode()
-        for name in (report.CURVES, report.PICTURES):
-            figure = results.with_name(name)
+    for results in sorted(folder.glob(f"*/{report.RESULTS}")):
+        digest, name = digests.digest(results).encode(), results.parent.name
+        for figure in (results.with_name(report.CURVES), results.with_name(report.PICTURES)):
             if not figure.exists() or digest not in figure.read_bytes():
-                found.append(f"{command}/{name}: drawn from other results")
+                found.append(f"{name}/{figure.name}: drawn from other results")
         if results.with_name(report.REPORT).read_text() != report.whole(digests.load(results)):
-            found.append(f"{command}/{report.REPORT}: written from other results")
+            found.append(f"{name}/{report.REPORT}: written from other results")
     return found
 
 
@@ -101,10 +133,8 @@ def main(arguments: list[str] | None = None) -> int:
         except JobError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
-    for command in report.TITLES:  # a function of the results, so that its words can change without new ones
-        results = COMMITTED / command / report.RESULTS
-        if results.exists():
-            results.with_name(report.REPORT).write_text(report.whole(digests.load(results)))
+    for results in COMMITTED.glob(f"*/{report.RESULTS}"):  # its words can change without new results
+        results.with_name(report.REPORT).write_text(report.whole(digests.load(results)))
     PAGE.write_text(renewed(PAGE.read_text(), COMMITTED))
     return 0
 

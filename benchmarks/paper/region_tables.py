@@ -76,7 +76,6 @@ def _base(method: str) -> str:
 
 
 def multi_region(content: Content) -> str:
-    known = {_base(method): method for method in methods(content)}
     rows, kinds = [], []
     for method in methods(content):
         runs = of(content, method)
@@ -91,7 +90,7 @@ def multi_region(content: Content) -> str:
     parts = [
         f"Scores on the test images, {len(content['options']['seeds'])} seeds:\n",
         table(header, rows),
-        claims(multi_region_claims(content, known)),
+        claims(multi_region_claims(content)),
     ]
     if kinds:
         parts += ["Embeddings by the way of clustering; above is the one that validates best:\n"]
@@ -103,7 +102,8 @@ def multi_region(content: Content) -> str:
     return "\n".join(parts)
 
 
-def multi_region_claims(content: Content, known: dict[str, str]) -> list[tuple[bool, str]]:
+def multi_region_claims(content: Content) -> list[tuple[bool, str]]:
+    known = {_base(method): method for method in methods(content)}
     cas = [method for method in methods(content) if method.startswith("cas-")]
     found = []
     if "discriminative" in known and cas:
@@ -113,7 +113,8 @@ def multi_region_claims(content: Content, known: dict[str, str]) -> list[tuple[b
         winners = [m for m, two in ours.items() if two[0] > theirs[0] and two[1] > theirs[1]]
         best = max(cas, key=lambda m: ours[m][0])
         text = (
-            f"some CAS setting beats the discriminative loss (covering {theirs[0]:.3f}, Rand {theirs[1]:.3f}) in both: "
+            f"with {content['options']['steps']} steps, some CAS setting beats the discriminative loss "
+            f"(covering {theirs[0]:.3f}, Rand {theirs[1]:.3f}) in both: "
         )
         named = winners or [f"the best has {ours[best][0]:.3f} and {ours[best][1]:.3f}: {best}"]
         found.append(

@@ -38,6 +38,12 @@ BODIES: dict[str, Callable[[Content], str]] = {
     "multi-region": region_tables.multi_region,
     "texture": region_tables.texture,
 }
+CLAIMS: dict[str, Callable[[Content], list[tuple[bool, str]]]] = {
+    "low-fidelity": saliency_tables.low_fidelity_claims,
+    "high-fidelity": saliency_tables.high_fidelity_claims,
+    "multi-region": region_tables.multi_region_claims,
+    "texture": region_tables.texture_claims,
+}
 RESULTS, REPORT, CURVES, PICTURES = "results.json", "report.md", "curves.svg", "pictures.png"
 
 

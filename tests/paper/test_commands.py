@@ -222,3 +222,11 @@ def test_quoted_rows_are_complete_and_possible(table: quoted.QuotedTable) -> Non
         assert all(n is None or 0 <= n <= 2 for n in numbers), row
         if table.columns == quoted.PAIRS:  # F_beta and MAE are given or left out together
             assert all((f is None) == (e is None) for f, e in zip(numbers[::2], numbers[1::2], strict=True)), row
+
+
+def test_help_names_every_loss_in_a_few_words_and_each_default_once(capsys) -> None:
+    with pytest.raises(SystemExit):
+        command_line.main(["multi-region", "--help"])
+    text = "".join(capsys.readouterr().out.split())
+    assert "cas-{ordered|unordered|mean}-{sqeuclidean|euclidean|log}[-0.2|-0.8]" in text and "magnet" in text
+    assert text.count("cas-") < 5 and "(default:None)" not in text and ")(default" not in text

@@ -98,8 +98,7 @@ def test_claims_on_noise_follow_the_numbers(changed: dict, expected: list[bool])
 
 
 def claims_of(mine: dict) -> list[bool]:
-    known = {method.split(",")[0]: method for method in markdown.methods(mine)}
-    return [holds for holds, _ in region_tables.multi_region_claims(mine, known)]
+    return [holds for holds, _ in region_tables.multi_region_claims(mine)]
 
 
 def test_beating_the_discriminative_loss_takes_both_scores() -> None:
@@ -157,14 +156,17 @@ def test_stale_pages_reports_and_figures_are_found(tmp_path: Path, monkeypatch, 
     monkeypatch.setattr(page, "PAGE", path)
     monkeypatch.setattr(page, "COMMITTED", folder)
     path.parent.mkdir()
-    path.write_text("".join(f"# {c}\n<!-- {c}:begin -->\n<!-- {c}:end -->\n" for c in ("time", *report.TITLES)))
+    path.write_text(
+        "".join(f"# {c}\n<!-- {c}:begin -->\n<!-- {c}:end -->\n" for c in ("time", "summary", *report.TITLES))
+    )
 
     assert page.main(["--from", str(source)]) == 2 and "no such file" in capsys.readouterr().err
-    assert page.main([]) == 0 and path.read_text().count("No results are committed yet") == 4
+    assert page.main([]) == 0 and path.read_text().count("No results are committed yet") == 5
     write_all(source)
     assert page.main(["--from", str(source)]) == 0 and page.main(["--check"]) == 0
     text = path.read_text()
     assert "](experiments/multi-region/curves.svg)" in text and "± 0.007" in text
+    assert "| [texture](#texture) | CAS beats CE where ids are arbitrary: GT covering " in text
 
     (folder / "texture" / report.RESULTS).write_text(
         (folder / "texture" / report.RESULTS).read_text().replace("0.8", "0.7")
@@ -172,7 +174,13 @@ def test_stale_pages_reports_and_figures_are_found(tmp_path: Path, monkeypatch, 
     capsys.readouterr()
     assert page.main(["--check"]) == 1
     found = capsys.readouterr().out
-    for name in ("part on texture", "texture/curves.svg", "texture/pictures.png", "texture/report.md"):
+    for name in (
+        "part on summary",
+        "part on texture",
+        "texture/curves.svg",
+        "texture/pictures.png",
+        "texture/report.md",
+    ):
         assert name in found
     assert "multi-region" not in found
     assert page.main([]) == 0 and "± 0.007" in path.read_text()
