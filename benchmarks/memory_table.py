@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from .cases import DTYPES, SMALL_CASES
+from .tables import changed_since, on
 
 Row = dict
 SERIES = {"ours": "cas_ext", "eager": "eager PyTorch", "compiled": "compiled PyTorch"}  # kinds that are shown
@@ -87,19 +88,18 @@ def in_words(count: int) -> str:
 
 def section(result: dict, path: Path, page: Path, text: str) -> str:
     """The part of docs/benchmarks.md."""
-    threads = f"{result['threads']} thread{'s' * (result['threads'] != 1)}"
     return "\n".join(
         [
             "## Memory",
             "",
-            f"**{result['device']}, {threads}**: what a call has allocated and holds at its peak, every allocation counted by "
+            f"**{on(result)}**: what a call has allocated and holds at its peak, every allocation counted by "
             "memray: in forward alone beyond input and target, in forward and backward beyond the gradient too. *eager* and "
             "*compiled*: the larger of the two, in the version that takes least. float32, nchw, coherent masks. "
             f"torch {result['torch']}, {result['date'][:10]}: `{result['command']}`",
             "",
             *table(result),
             "",
-            f"Measured on commit {(result['commit'] or 'unknown')[:10]}.",
+            changed_since(result),
             "",
             image(path, page, text),
             "",

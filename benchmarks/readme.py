@@ -87,7 +87,7 @@ def summary(result: dict, found: dict[tuple, Group], memory: Path) -> str:
         )
 
     text = (
-        f"On {on(result)}, cas_ext is {times('compiled', large)} as fast as the fastest compiled PyTorch and "
+        f"In the table below ({on(result)}), cas_ext is {times('compiled', large)} as fast as the fastest compiled PyTorch and "
         f"{times('eager', large)} as the fastest eager one, forward and backward together"
     )
     for group in small:
