@@ -5,6 +5,8 @@ TypeError for a wrong type or dtype, ValueError for a wrong value, shape or devi
 
 from __future__ import annotations
 
+import numbers
+import operator
 import os
 from typing import Any
 
@@ -23,8 +25,23 @@ def _names(values: Any) -> str:
     return ", ".join(str(v).removeprefix("torch.") for v in values)
 
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool)
+def as_int(function: str, argument: str, value: Any, expected: str = "an int") -> int:
+    """Any integer, NumPy's too, as Python's; a symbolic one of torch.compile as it is. A tensor is none: to read it may wait."""
+    if isinstance(value, torch.SymInt):
+        return value  # type: ignore[return-value]
+    if not isinstance(value, (bool, Tensor)):
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+    raise TypeError(f"{function}: {argument} must be {expected}, got {type(value).__name__}")
+
+
+def _as_weight(alpha: Any) -> float:
+    """Any real number, NumPy's too, as Python's."""
+    if not isinstance(alpha, (int, numbers.Real)) or isinstance(alpha, bool):
+        raise TypeError(f"cas_loss: alpha must be a number in [0, 1], got {type(alpha).__name__}")
+    return float(alpha)
 
 
 def _check_name(function: str, argument: str, value: object, names: Any) -> None:
@@ -34,31 +51,34 @@ def _check_name(function: str, argument: str, value: object, names: Any) -> None
         raise ValueError(f"{function}: {argument} must be one of {_names(names)}, got {value!r}")
 
 
-def check_loss_options(alpha: object, pairs: object, distance: object, reduction: object, return_terms: object) -> None:
-    """What only `cas_loss` has."""
-    if not isinstance(alpha, (int, float)) or isinstance(alpha, bool):
-        raise TypeError(f"cas_loss: alpha must be a number in [0, 1], got {type(alpha).__name__}")
-    if not 0 <= alpha <= 1:  # NaN, too
-        raise ValueError(f"cas_loss: alpha must be a number in [0, 1], got {alpha}")
+def check_loss_options(alpha: Any, pairs: object, distance: object, reduction: object, return_terms: object) -> float:
+    """What only `cas_loss` has. Returns alpha as a float."""
+    weight: float = alpha if type(alpha) is float else _as_weight(alpha)
+    if not 0 <= weight <= 1:  # NaN, too
+        raise ValueError(f"cas_loss: alpha must be a number in [0, 1], got {weight}")
     _check_name("cas_loss", "pairs", pairs, ops.PAIRS)
     _check_name("cas_loss", "distance", distance, DISTANCES)
     _check_name("cas_loss", "reduction", reduction, ops.REDUCTIONS)
     if not isinstance(return_terms, bool):
         raise TypeError(f"cas_loss: return_terms must be True or False, got {return_terms!r}")
+    return weight
 
 
 def check_region_options(
-    function: str, num_regions: object, ignore_index: object, activation: object, validate: object, group: object
-) -> None:
-    """What `cas_loss` and `region_moments` share; `num_regions` is None where it is to be inferred."""
+    function: str, num_regions: Any, ignore_index: Any, activation: object, validate: object, group: object
+) -> tuple[int | None, int]:
+    """What `cas_loss` and `region_moments` share; `num_regions` is None where it is to be inferred.
+
+    Returns num_regions and ignore_index as Python's ints.
+    """
     if num_regions is not None:
-        if not _is_int(num_regions):
-            raise TypeError(f"{function}: num_regions must be an int, got {type(num_regions).__name__}")
-        if not 1 <= num_regions <= MAX_REGIONS:  # type: ignore[operator]
+        if type(num_regions) is not int:
+            num_regions = as_int(function, "num_regions", num_regions)
+        if not 1 <= num_regions <= MAX_REGIONS:
             raise ValueError(f"{function}: num_regions must lie in [1, 2**31 - 1], got {num_regions}")
-    if not _is_int(ignore_index):
-        raise TypeError(f"{function}: ignore_index must be an int, got {type(ignore_index).__name__}")
-    if not -(2**63) <= ignore_index < 2**63:  # type: ignore[operator]
+    if type(ignore_index) is not int:
+        ignore_index = as_int(function, "ignore_index", ignore_index)
+    if not -(2**63) <= ignore_index < 2**63:
         raise ValueError(f"{function}: ignore_index must fit 64 bits, got {ignore_index}")
     if activation is not None:
         if not isinstance(activation, str):
@@ -77,6 +97,7 @@ def check_region_options(
             raise ValueError(
                 f"{function}: num_regions must be given with a process_group, where no process sees all labels, got None"
             )
+    return num_regions, ignore_index
 
 
 def check_tensors(function: str, input: object, target: object) -> None:

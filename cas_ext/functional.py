@@ -60,7 +60,7 @@ def cas_loss(
             grow: take a softmax, or another distance.
         target: (B, *spatial) region labels in [0, num_regions) or `ignore_index`; bool, uint8, int8, int16, int32 or
             int64, on the device of `input`. Small types are faster: labels are read as they are.
-        alpha: weight of the uniformer, in [0, 1]; the discriminator has 1 - alpha.
+        alpha: weight of the uniformer, a real number in [0, 1]; the discriminator has 1 - alpha.
         num_regions: a bound N on the labels. None takes max label + 1, which reads one number back from a GPU.
         ignore_index: pixels with this label take no part and get gradient 0.
         pairs: "ordered" sums over i != j (Eq. 1), "unordered" counts each pair once, "mean" divides by the number of
@@ -90,13 +90,15 @@ def cas_loss(
         ValueError: for wrong shapes, devices, values, or labels out of range.
     """
     checks.check_tensors("cas_loss", input, target)
-    checks.check_loss_options(alpha, pairs, distance, reduction, return_terms)
-    checks.check_region_options("cas_loss", num_regions, ignore_index, activation, validate, process_group)
+    alpha = checks.check_loss_options(alpha, pairs, distance, reduction, return_terms)
+    num_regions, ignore_index = checks.check_region_options(
+        "cas_loss", num_regions, ignore_index, activation, validate, process_group
+    )
     if num_regions is None:
         num_regions = checks.infer_num_regions(target, ignore_index)
     validate = checks.resolve_validate(validate)
     regions = Regions(num_regions, ignore_index, validate, ops.ACTIVATIONS[activation], process_group)
-    options = Options(float(alpha), ops.PAIRS[pairs], reduction, return_terms)
+    options = Options(alpha, ops.PAIRS[pairs], reduction, return_terms)
     if distance == "sqeuclidean":
         results: tuple[Tensor, ...] = call(CASLossFunction, input, target, regions, options)
     else:
@@ -138,11 +140,13 @@ def region_moments(
         TypeError, ValueError: as `cas_loss`.
     """
     checks.check_tensors("region_moments", input, target)
-    if num_regions is None:
+    bound, ignore_index = checks.check_region_options(
+        "region_moments", num_regions, ignore_index, activation, validate, process_group
+    )
+    if bound is None:
         raise TypeError("region_moments: num_regions must be an int, got None")
-    checks.check_region_options("region_moments", num_regions, ignore_index, activation, validate, process_group)
     validate = checks.resolve_validate(validate)
-    regions = Regions(num_regions, ignore_index, validate, ops.ACTIVATIONS[activation], process_group)
+    regions = Regions(bound, ignore_index, validate, ops.ACTIVATIONS[activation], process_group)
     count, mean, scatter = call(RegionMomentsFunction, input, target, regions)
     if input.dtype == torch.float64:
         return RegionMoments(count, mean, scatter)

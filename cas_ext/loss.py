@@ -44,9 +44,10 @@ class CASLoss(nn.Module):
         process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
-        check_loss_options(alpha, pairs, distance, reduction, return_terms)
-        check_region_options("cas_loss", num_regions, ignore_index, activation, validate, process_group)
-        self.alpha = alpha
+        self.alpha = check_loss_options(alpha, pairs, distance, reduction, return_terms)
+        num_regions, ignore_index = check_region_options(
+            "cas_loss", num_regions, ignore_index, activation, validate, process_group
+        )
         self.num_regions = num_regions
         self.ignore_index = ignore_index
         self.pairs = pairs

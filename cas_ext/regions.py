@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .checks import TARGET_DTYPES
+from .checks import TARGET_DTYPES, as_int
 
 IGNORED = -100  # in the result; the default ignore_index of cas_loss
 RESULT_DTYPES = (torch.int8, torch.int16, torch.int32, torch.int64)  # each holds IGNORED
@@ -82,12 +82,14 @@ def _check_target(target: object) -> None:
 
 def _ignored_ids(ignore_index: object) -> set[int]:
     """The ids to ignore, checked."""
-    ids = ignore_index if isinstance(ignore_index, (tuple, list, set, frozenset)) else (ignore_index,)
+    given = ignore_index if isinstance(ignore_index, (tuple, list, set, frozenset)) else (ignore_index,)
+    try:
+        ids = {as_int("", "", value) for value in given}
+    except TypeError:
+        raise TypeError(
+            f"compact_regions: ignore_index must be an int or a tuple, list or set of ints, got {ignore_index!r}"
+        ) from None
     for value in ids:
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(
-                f"compact_regions: ignore_index must be an int or a tuple, list or set of ints, got {ignore_index!r}"
-            )
         if not -(2**63) <= value < 2**63:
             raise ValueError(f"compact_regions: ignore_index must fit 64 bits, got {value}")
-    return set(ids)
+    return ids

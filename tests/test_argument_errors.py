@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fractions
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -52,10 +54,16 @@ WRONG_COMMON_OPTIONS = [
     ("num_regions", 2.0, TypeError, None),
     ("num_regions", True, TypeError, None),
     ("num_regions", "3", TypeError, None),
+    ("num_regions", np.float64(3), TypeError, None),
+    ("num_regions", np.bool_(True), TypeError, ["bool"]),
+    ("num_regions", np.int16(0), ValueError, ["0"]),
+    ("num_regions", torch.tensor(3), TypeError, ["Tensor"]),  # to read it may wait for a GPU: said, not done
     ("ignore_index", 1.5, TypeError, None),
     ("ignore_index", None, TypeError, None),
     ("ignore_index", True, TypeError, None),
     ("ignore_index", "0", TypeError, None),
+    ("ignore_index", np.bool_(True), TypeError, ["bool"]),
+    ("ignore_index", np.uint64(2**63), ValueError, [str(2**63)]),
     ("ignore_index", 2**63, ValueError, [str(2**63)]),
     ("ignore_index", -(2**63) - 1, ValueError, [str(-(2**63) - 1)]),
     ("activation", "relu", ValueError, ["'relu'", "softmax"]),
@@ -80,6 +88,9 @@ WRONG_LOSS_OPTIONS = [
     ("alpha", None, TypeError, None),
     ("alpha", "0.5", TypeError, None),
     ("alpha", 0.5j, TypeError, None),
+    ("alpha", np.bool_(True), TypeError, ["bool"]),
+    ("alpha", np.float32(1.5), ValueError, ["1.5"]),
+    ("alpha", torch.tensor(0.5), TypeError, ["Tensor"]),
     ("pairs", "all", ValueError, ["'all'", "ordered", "unordered", "mean"]),
     ("pairs", "", ValueError, ["''"]),
     ("pairs", None, TypeError, None),
@@ -173,6 +184,25 @@ def test_options_are_keywords_only():
 @pytest.mark.parametrize("alpha", [0, 1, 0.0, 1.0, torch.tensor(0.25).item()])
 def test_both_ends_of_alpha_and_integers_are_legal(alpha):
     assert call_loss(alpha=alpha).item() == 0.0
+
+
+@pytest.mark.parametrize("distance", ["sqeuclidean", "log"])
+@pytest.mark.parametrize(
+    ("integer", "alpha"),
+    [(np.int64, np.float32(0.25)), (np.int32, np.float64(0.25)), (np.uint8, fractions.Fraction(1, 4))],
+    ids=["int64", "int32", "uint8"],
+)
+def test_numbers_of_other_libraries_are_numbers(distance, integer, alpha):
+    input, target = torch.arange(120.0).view_as(INPUT).sin(), TARGET.clone()
+    target[:, 2:], target[0, 0, 0] = 1, 255
+    expected = call_loss(input=input, target=target, alpha=0.25, num_regions=2, ignore_index=255, distance=distance)
+    options = dict(alpha=alpha, num_regions=integer(2), ignore_index=integer(255), distance=distance)
+    assert torch.equal(call_loss(input=input, target=target, **options), expected)
+    module = cas_ext.CASLoss(**options)
+    assert torch.equal(module(input, target), expected)
+    assert repr(module) == repr(cas_ext.CASLoss(alpha=0.25, num_regions=2, ignore_index=255, distance=distance))
+    counts = call_moments(target=target, num_regions=integer(2), ignore_index=integer(255)).count
+    assert counts.tolist() == [[9, 10], [10, 10]]
 
 
 def test_wrong_argument_is_found_before_the_kernels_run(monkeypatch):

@@ -103,6 +103,16 @@ def test_compiled_function_serves_other_sizes_without_a_graph_per_size(device):
     assert len(set(counts)) == 1, f"graphs compiled after each size: {counts}"
 
 
+def test_compiled_function_takes_options_that_change():
+    def function(input, target, num_regions, ignore_index, alpha):
+        return cas_ext.cas_loss(input, target, num_regions=num_regions, ignore_index=ignore_index, alpha=alpha)
+
+    input, target = Case(spatial=(9, 11)).tensors()
+    dynamic = compiled(function, dynamic=True)
+    for options in ((3, 2, 0.25), (5, 1, 0.75), (8, 0, 0.5), (9, 0, 1)):
+        torch.testing.assert_close(dynamic(input, target, *options), function(input, target, *options))
+
+
 class Step(torch.nn.Module):
     """A network that ends in its loss."""
 

@@ -6,6 +6,7 @@ import inspect
 import re
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from devices import for_all, on_devices, on_every_device
@@ -96,6 +97,12 @@ def test_several_ids_may_be_ignored(device, collection):
     result, num_regions = compact_regions(target, ignore_index=collection([255, -1]))
     assert (result.tolist(), num_regions) == ([[0, -100, 1, -100, 2]], 3)
     assert compact_regions(target, ignore_index=collection([]))[1] == 5
+
+
+def test_ignored_ids_may_be_numpys():
+    target = torch.tensor([[0, 255, 3, 254]])
+    assert compact_regions(target, ignore_index=np.uint8(255))[0].tolist() == [[0, -100, 1, 2]]
+    assert compact_regions(target, ignore_index=list(np.array([255, 254])))[0].tolist() == [[0, -100, 1, -100]]
 
 
 @on_real_devices
@@ -211,6 +218,7 @@ def test_compiled_function_with_compact_regions_inside_gives_the_same(device):
         (dict(ignore_index=None), TypeError, "ignore_index must be an int or .*, got None"),
         (dict(ignore_index=1.0), TypeError, "ignore_index must be an int or .*, got 1.0"),
         (dict(ignore_index=True), TypeError, "ignore_index must be an int or .*, got True"),
+        (dict(ignore_index=torch.tensor(1)), TypeError, r"ignore_index must be an int or .*, got tensor\(1\)"),
         (dict(ignore_index="255"), TypeError, "ignore_index must be an int or .*, got '255'"),
         (dict(ignore_index=(255, "0")), TypeError, r"ignore_index must be an int or .*, got \(255, '0'\)"),
         (dict(ignore_index=2**63), ValueError, f"ignore_index must fit 64 bits, got {2**63}"),
