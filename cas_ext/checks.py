@@ -117,8 +117,12 @@ def check_tensors(function: str, input: object, target: object) -> None:
     if shape[1] == 0:
         raise ValueError(f"{function}: input must have at least one channel, got shape {tuple(shape)}")
     if target.shape != shape[:1] + shape[2:]:
-        expected = (shape[0], *shape[2:])
-        raise ValueError(f"{function}: target must have shape (B, *spatial) = {expected}, got {tuple(target.shape)}")
+        expected, got = (shape[0], *shape[2:]), tuple(target.shape)
+        drop = "; drop the channel: target.squeeze(1)" if got == (*expected[:1], 1, *expected[1:]) else ""
+        raise ValueError(
+            f"{function}: target must have shape (B, *spatial) = {expected} to go with input (B, M, *spatial) = "
+            f"{tuple(shape)}, got {got}{drop}"
+        )
     device = input.device
     if target.device != device:
         raise ValueError(f"{function}: target must be on the device of input, {device}, got {target.device}")

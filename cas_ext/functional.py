@@ -55,11 +55,13 @@ def cas_loss(
 
     Args:
         input: (B, M, *spatial) descriptors s, e.g. softmax outputs, or logits (see `activation`); float16, bfloat16,
-            float32 or float64, CPU or CUDA. Contiguous and channels_last(_3d) tensors are read in place, other strides
-            are copied once. Of unbounded descriptors the loss with the squared distance falls without limit as they
-            grow: take a softmax, or another distance.
-        target: (B, *spatial) region labels in [0, num_regions) or `ignore_index`; bool, uint8, int8, int16, int32 or
-            int64, on the device of `input`. Small types are faster: labels are read as they are.
+            float32 or float64, CPU or CUDA. The batch dimension B is required: a single image is `input[None]`. There
+            may be any number of spatial dimensions. Contiguous and channels_last(_3d) tensors are read in place, other
+            strides are copied once. Of unbounded descriptors the loss with the squared distance falls without limit as
+            they grow: take a softmax, or another distance.
+        target: (B, *spatial) region labels in [0, num_regions) or `ignore_index`, without a channel dimension; bool,
+            uint8, int8, int16, int32 or int64, on the device of `input`. Small types are faster: labels are read as
+            they are.
         alpha: weight of the uniformer, a real number in [0, 1]; the discriminator has 1 - alpha.
         num_regions: a bound N on the labels. None takes max label + 1, which reads one number back from a GPU.
         ignore_index: pixels with this label take no part and get gradient 0.

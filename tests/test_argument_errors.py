@@ -142,6 +142,27 @@ def test_region_moments_names_the_wrong_argument(argument, value, error, got):
     assert call_moments().count.tolist() == [[20, 0, 0], [20, 0, 0]]
 
 
+def test_shape_of_the_target_is_shown_beside_that_of_the_input():
+    expected = (
+        "cas_loss: target must have shape (B, *spatial) = (3, 8) to go with input (B, M, *spatial) = (3, 8, 8), got "
+    )
+    input = torch.zeros(3, 8, 8)  # an image without its batch dimension, which is taken for a batch of rows
+    for shape, got in (((8, 8), "(8, 8)"), ((3, 1, 8), "(3, 1, 8); drop the channel: target.squeeze(1)")):
+        with pytest.raises(ValueError, match=f"^{re.escape(expected + got)}$"):
+            cas_ext.cas_loss(input, torch.zeros(shape, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    ("shape", "squeezes"),
+    [((2, 1, 4, 5), True), ((2, 1, 5, 4), False), ((2, 4, 5, 1), False), ((1, 2, 4, 5), False), ((2, 3, 4, 5), False)],
+    ids=str,
+)
+def test_channel_of_a_target_is_to_be_dropped_where_that_helps(shape, squeezes):
+    with pytest.raises(ValueError) as raised:
+        call_moments(target=torch.zeros(shape, dtype=torch.uint8))
+    assert str(raised.value).endswith(f"got {shape}" + "; drop the channel: target.squeeze(1)" * squeezes)
+
+
 def test_region_moments_needs_a_number_of_regions():
     with pytest.raises(TypeError):
         cas_ext.region_moments(INPUT, TARGET)
