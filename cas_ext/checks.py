@@ -17,12 +17,25 @@ from . import distributed, ops
 
 INPUT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 TARGET_DTYPES = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+WIDER_SIGNED = {
+    torch.uint16: torch.int32,
+    torch.uint32: torch.int64,
+    torch.uint64: torch.int64,
+}  # hold what those do
 DISTANCES = ("sqeuclidean", "euclidean", "log")
 MAX_REGIONS = 2**31 - 1  # kernels keep a region in 32 bits
 
 
 def _names(values: Any) -> str:
     return ", ".join(str(v).removeprefix("torch.") for v in values)
+
+
+def wrong_dtype(function: str, argument: str, dtypes: tuple[torch.dtype, ...], got: torch.dtype) -> TypeError:
+    """What to raise for a dtype that is none of `dtypes`."""
+    convert = ""
+    if dtypes is TARGET_DTYPES and got in WIDER_SIGNED:
+        convert = f"; convert: {argument}.to({WIDER_SIGNED[got]})"
+    return TypeError(f"{function}: {argument} must have dtype {_names(dtypes)}, got {_names((got,))}{convert}")
 
 
 def as_int(function: str, argument: str, value: Any, expected: str = "an int") -> int:
@@ -108,9 +121,9 @@ def check_tensors(function: str, input: object, target: object) -> None:
             raise TypeError(f"{function}: {name} must be a dense tensor, got layout {value.layout}")
     assert isinstance(input, Tensor) and isinstance(target, Tensor)
     if input.dtype not in INPUT_DTYPES:
-        raise TypeError(f"{function}: input must have dtype {_names(INPUT_DTYPES)}, got {_names((input.dtype,))}")
+        raise wrong_dtype(function, "input", INPUT_DTYPES, input.dtype)
     if target.dtype not in TARGET_DTYPES:
-        raise TypeError(f"{function}: target must have dtype {_names(TARGET_DTYPES)}, got {_names((target.dtype,))}")
+        raise wrong_dtype(function, "target", TARGET_DTYPES, target.dtype)
     shape = input.shape
     if len(shape) < 2:
         raise ValueError(f"{function}: input must have shape (B, M, *spatial), got {tuple(shape)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .checks import TARGET_DTYPES, as_int
+from .checks import TARGET_DTYPES, as_int, wrong_dtype
 
 IGNORED = -100  # in the result; the default ignore_index of cas_loss
 RESULT_DTYPES = (torch.int8, torch.int16, torch.int32, torch.int64)  # each holds IGNORED
@@ -72,8 +72,7 @@ def _check_target(target: object) -> None:
     if target.layout != torch.strided:
         raise TypeError(f"compact_regions: target must be a dense tensor, got layout {target.layout}")
     if target.dtype not in TARGET_DTYPES:
-        allowed = ", ".join(str(d).removeprefix("torch.") for d in TARGET_DTYPES)
-        raise TypeError(f"compact_regions: target must have dtype {allowed}, got {str(target.dtype)[6:]}")
+        raise wrong_dtype("compact_regions", "target", TARGET_DTYPES, target.dtype)
     if target.dim() < 1:
         raise ValueError("compact_regions: target must have shape (B, *spatial), got ()")
     if target.device.type == "meta":

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .checks import INPUT_DTYPES, TARGET_DTYPES
+from .checks import INPUT_DTYPES, TARGET_DTYPES, wrong_dtype
 from .functional import region_moments
 
 VARIANTS = ("paper", "capped")
@@ -34,8 +34,7 @@ def _check_tensor(function: str, name: str, value: object, dtypes: tuple[torch.d
     if not isinstance(value, Tensor):
         raise TypeError(f"{function}: {name} must be a Tensor, got {type(value).__name__}")
     if value.dtype not in dtypes:
-        allowed = ", ".join(str(d).removeprefix("torch.") for d in dtypes)
-        raise TypeError(f"{function}: {name} must have dtype {allowed}, got {str(value.dtype)[6:]}")
+        raise wrong_dtype(function, name, dtypes, value.dtype)
 
 
 @torch.no_grad()

@@ -163,6 +163,23 @@ def test_channel_of_a_target_is_to_be_dropped_where_that_helps(shape, squeezes):
     assert str(raised.value).endswith(f"got {shape}" + "; drop the channel: target.squeeze(1)" * squeezes)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "wider"),
+    [
+        ("uint16", "; convert: target.to(torch.int32)"),
+        ("uint32", "; convert: target.to(torch.int64)"),
+        ("uint64", "; convert: target.to(torch.int64)"),
+        ("float32", ""),
+    ],
+)
+def test_unsigned_labels_are_to_be_converted(dtype, wider):
+    target = TARGET.to(getattr(torch, dtype))
+    for call in (call_loss, call_moments, lambda target: cas_ext.compact_regions(target)):
+        with pytest.raises(TypeError) as raised:
+            call(target=target)
+        assert str(raised.value).endswith(f"got {dtype}{wider}")
+
+
 def test_region_moments_needs_a_number_of_regions():
     with pytest.raises(TypeError):
         cas_ext.region_moments(INPUT, TARGET)

@@ -86,7 +86,13 @@ def test_selection_is_not_misled_by_memory_formats(device):
     [
         (None, MASKS, TypeError, "probabilities must be a Tensor, got NoneType"),
         (torch.zeros(2, 3, 1, 2).long(), MASKS, TypeError, "probabilities must have dtype .*, got int64"),
-        (torch.zeros(2, 3, 1, 2), MASKS.float(), TypeError, "masks must have dtype .*, got float32"),
+        (torch.zeros(2, 3, 1, 2), MASKS.float(), TypeError, "masks must have dtype .*, got float32$"),
+        (
+            torch.zeros(2, 3, 1, 2),
+            MASKS.to(torch.uint16),
+            TypeError,
+            r"masks .* uint16; convert: masks\.to\(torch\.int32\)$",
+        ),
         (torch.zeros(2), MASKS, ValueError, r"probabilities must have shape \(B, M, \*spatial\), got \(2,\)"),
         (torch.zeros(2, 0, 1, 2), MASKS, ValueError, "probabilities must have shape .*got"),
         (torch.zeros(2, 3, 2, 1), MASKS, ValueError, r"masks must have shape .*\(2, 2, 1\), got \(2, 1, 2\)"),
