@@ -24,6 +24,7 @@ WIDER_SIGNED = {
 }  # hold what those do
 DISTANCES = ("sqeuclidean", "euclidean", "log")
 MAX_REGIONS = 2**31 - 1  # kernels keep a region in 32 bits
+ALWAYS_INFERRED = 2**16  # regions that are taken for meant, however few the pixels: a table of so many is small
 
 
 def _names(values: Any) -> str:
@@ -155,7 +156,10 @@ def resolve_validate(validate: bool | None) -> bool:
 
 
 def infer_num_regions(target: Tensor, ignore_index: int) -> int:
-    """max label + 1 without the ignored ones, at least 1. Reads one number back: a host sync on CUDA."""
+    """max label + 1 without the ignored ones, at least 1. Reads one number back: a host sync on CUDA.
+
+    An id that is no label would ask for a table as long as itself, so the bound must be one that a mask can need.
+    """
     if target.numel() == 0:
         return 1
     if target.dtype == torch.bool:
@@ -164,9 +168,11 @@ def infer_num_regions(target: Tensor, ignore_index: int) -> int:
     if bounds.min <= ignore_index <= bounds.max:
         target = torch.where(target == ignore_index, torch.zeros_like(target), target)
     highest = int(target.max().item())
-    if highest >= MAX_REGIONS:
+    bound = min(max(target.numel(), ALWAYS_INFERRED), MAX_REGIONS)
+    if highest >= bound:
+        forced = f", and num_regions={highest + 1} forces a table as long as that" if highest < MAX_REGIONS else ""
         raise ValueError(
-            f"cas_loss: target must hold labels below 2**31 - 1, got {highest}; cas_ext.compact_regions renumbers "
-            "arbitrary ids"
+            f"cas_loss: target must hold labels below {bound} (its number of pixels, or {ALWAYS_INFERRED} if that is more) "
+            f"where num_regions is None, got {highest}; cas_ext.compact_regions renumbers arbitrary ids{forced}"
         )
     return max(highest, 0) + 1

@@ -92,6 +92,29 @@ def test_label_is_not_cut_to_fewer_bits(device, label_dtype, label):
     both_fail(input, target, label, (1, 0, 0), validate=True)
 
 
+@pytest.mark.parametrize("label", [2**16, 10**6, 2_000_000_000, 2**31 - 2, 2**31 - 1, 2**63 - 1])
+def test_missing_num_regions_is_not_taken_from_an_id_that_is_no_label(label):
+    # The table would be as long as the id: gigabytes for a mask of 16 pixels.
+    input, target = problem()
+    target[1, 0, 3] = label
+    with pytest.raises(ValueError, match=rf"^cas_loss: target must hold labels below 65536 .*got {label};") as raised:
+        cas_ext.cas_loss(input, target)
+    assert "cas_ext.compact_regions renumbers arbitrary ids" in str(raised.value)
+    assert (f"num_regions={label + 1} forces" in str(raised.value)) == (label < 2**31 - 1)
+    assert torch.isfinite(cas_ext.cas_loss(input, target, ignore_index=label))
+
+
+def test_missing_num_regions_allows_a_region_for_each_pixel_and_at_least_65536():
+    input, target = problem()
+    target[1, 0, 3] = 2**16 - 1
+    expected = cas_ext.cas_loss(input, target, num_regions=2**16)
+    assert torch.equal(cas_ext.cas_loss(input, target), expected)
+    target = torch.arange(70_000).reshape(2, 35_000)
+    assert torch.isfinite(cas_ext.cas_loss(torch.zeros(2, 1, 35_000), target))
+    with pytest.raises(ValueError, match=r"labels below 70000 .*got 70000; .*num_regions=70001 forces"):
+        cas_ext.cas_loss(torch.zeros(2, 1, 35_000), target + 1)
+
+
 @pytest.mark.parametrize("layout", TARGET_LAYOUTS)
 def test_first_bad_label_in_reading_order_is_named_whatever_the_layout(layout):
     input, target = problem(spatial=(40, 70))
