@@ -24,6 +24,10 @@ WIDER_SIGNED = {
 }  # hold what those do
 DISTANCES = ("sqeuclidean", "euclidean", "log")
 MAX_REGIONS = 2**31 - 1  # kernels keep a region in 32 bits
+UNREADABLE = (
+    "cas_loss: num_regions must be given where no label can be read: under vmap, for meta tensors, in torch.export and "
+    "torch.compile(fullgraph=True); got None"
+)
 ALWAYS_INFERRED = 2**16  # regions that are taken for meant, however few the pixels: a table of so many is small
 
 
@@ -156,18 +160,26 @@ def resolve_validate(validate: bool | None) -> bool:
 
 
 def infer_num_regions(target: Tensor, ignore_index: int) -> int:
-    """max label + 1 without the ignored ones, at least 1. Reads one number back: a host sync on CUDA.
+    """max label + 1 without the ignored ones, at least 1. Reads one number back: a host sync on CUDA, a graph break.
 
     An id that is no label would ask for a table as long as itself, so the bound must be one that a mask can need.
     """
     if target.numel() == 0:
         return 1
+    if torch.compiler.is_compiling():
+        torch._dynamo.graph_break(msg=UNREADABLE)  # the message is for fullgraph=True, where a break is an error
     if target.dtype == torch.bool:
         target = target.to(torch.uint8)
     bounds = torch.iinfo(target.dtype)
     if bounds.min <= ignore_index <= bounds.max:
         target = torch.where(target == ignore_index, torch.zeros_like(target), target)
-    highest = int(target.max().item())
+    maximum = target.max()
+    try:
+        highest = int(maximum.item())
+    except torch.AcceleratorError:  # of an earlier kernel
+        raise
+    except RuntimeError as error:
+        raise ValueError(UNREADABLE) from error
     bound = min(max(target.numel(), ALWAYS_INFERRED), MAX_REGIONS)
     if highest >= bound:
         forced = f", and num_regions={highest + 1} forces a table as long as that" if highest < MAX_REGIONS else ""

@@ -63,7 +63,10 @@ def cas_loss(
             uint8, int8, int16, int32 or int64, on the device of `input`. Small types are faster: labels are read as
             they are.
         alpha: weight of the uniformer, a real number in [0, 1]; the discriminator has 1 - alpha.
-        num_regions: a bound N on the labels. None takes max label + 1, which reads one number back from a GPU.
+        num_regions: a bound N on the labels, in [1, 2**31 - 1]; memory is O(B N M). None takes max label + 1: it reads one
+            number back from a GPU, breaks the graph of torch.compile, and is an error where nothing can be read (under
+            vmap, for meta tensors, in torch.export and torch.compile(fullgraph=True)) or where the label is beyond both
+            the number of pixels and 65535, as ids are that `compact_regions` should renumber.
         ignore_index: pixels with this label take no part and get gradient 0.
         pairs: "ordered" sums over i != j (Eq. 1), "unordered" counts each pair once, "mean" divides by the number of
             regions - 1, so that the term does not grow with the square of the number of regions.
