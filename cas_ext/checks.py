@@ -24,6 +24,7 @@ WIDER_SIGNED = {
 }  # hold what those do
 DISTANCES = ("sqeuclidean", "euclidean", "log")
 MAX_REGIONS = 2**31 - 1  # kernels keep a region in 32 bits
+SWITCH = {"": False, "0": False, "1": True, "false": False, "true": True, "no": False, "yes": True}
 UNREADABLE = (
     "cas_loss: num_regions must be given where no label can be read: under vmap, for meta tensors, in torch.export and "
     "torch.compile(fullgraph=True); got None"
@@ -154,8 +155,16 @@ def check_tensors(function: str, input: object, target: object) -> None:
 
 
 def resolve_validate(validate: bool | None) -> bool:
+    """`validate`, or what the environment variable CAS_EXT_VALIDATE says."""
     if validate is None:
-        return os.environ.get("CAS_EXT_VALIDATE", "0") not in ("", "0")
+        text = os.environ.get("CAS_EXT_VALIDATE", "0")
+        wanted = SWITCH.get(text.lower())
+        if wanted is None:
+            raise ValueError(
+                f"cas_ext: the environment variable CAS_EXT_VALIDATE must be one of {', '.join(filter(None, SWITCH))} or "
+                f"empty, got {text!r}"
+            )
+        return wanted
     return validate
 
 

@@ -79,7 +79,8 @@ def cas_loss(
         return_terms: return (loss, uniformer, discriminator), all reduced alike and all differentiable; the terms are
             not multiplied by their weights.
         validate: whether a label out of range on CUDA raises, which costs a host sync, instead of making the loss of
-            its image NaN. None: as the environment variable CAS_EXT_VALIDATE says. On the CPU it always raises.
+            its image NaN. None: as the environment variable CAS_EXT_VALIDATE says (0, 1, false, true, no or yes; unset or
+            empty: no). On the CPU it always raises.
         process_group: the torch.distributed group over whose processes the pixels of the same B images are split; each
             process passes its part, of any size. Every process gets the loss of the whole images, and the gradient of
             that loss by its own pixels: the parameter gradients of the processes are to be summed.

@@ -198,6 +198,41 @@ def test_cuda_raises_for_a_bad_label_when_asked(device, monkeypatch, place):
     assert cas_ext.cas_loss(input, target, num_regions=3).isnan()  # and the device still works
 
 
+@pytest.mark.parametrize(("texts", "wanted"), [("1 true True yes YES", True), ("0 false FALSE no No", False)])
+def test_environment_says_whether_labels_are_validated(monkeypatch, texts, wanted):
+    seen = []
+
+    def forward(*arguments):
+        seen.append(arguments[4])  # validate
+        return torch.ops.cas_ext.forward(*arguments)
+
+    monkeypatch.setattr(cas_ext.ops, "forward", forward)
+    input, target = problem()
+    for text in texts.split():
+        monkeypatch.setenv("CAS_EXT_VALIDATE", text)
+        for validate in (None, True, False):
+            cas_ext.cas_loss(input, target, num_regions=3, validate=validate)
+        assert seen == [wanted, True, False], text
+        seen.clear()
+    monkeypatch.setenv("CAS_EXT_VALIDATE", "")
+    cas_ext.cas_loss(input, target, num_regions=3)
+    monkeypatch.delenv("CAS_EXT_VALIDATE")
+    cas_ext.cas_loss(input, target, num_regions=3)
+    assert seen == [False, False]
+
+
+@pytest.mark.parametrize("text", ["2", "on", "falsch", " "])
+def test_environment_that_says_neither_yes_nor_no_is_named(monkeypatch, text):
+    monkeypatch.setenv("CAS_EXT_VALIDATE", text)
+    input, target = problem()
+    message = (
+        "cas_ext: the environment variable CAS_EXT_VALIDATE must be one of 0, 1, false, true, no, yes or empty, got "
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message + repr(text))}$"):
+        cas_ext.cas_loss(input, target, num_regions=3)
+    assert torch.isfinite(cas_ext.cas_loss(input, target, num_regions=3, validate=False))
+
+
 @pytest.mark.parametrize("label", [3, -1])
 def test_reference_answers_nan_for_the_image_of_a_bad_label_or_raises_when_asked(label):
     input, target = problem()
