@@ -26,7 +26,7 @@ DISTANCES = ("sqeuclidean", "euclidean", "log")
 MAX_REGIONS = 2**31 - 1  # kernels keep a region in 32 bits
 SWITCH = {"": False, "0": False, "1": True, "false": False, "true": True, "no": False, "yes": True}
 UNREADABLE = (
-    "cas_loss: num_regions must be given where no label can be read: under vmap, for meta tensors, in torch.export and "
+    "num_regions must be given where no label can be read: under vmap, for meta tensors, in torch.export and "
     "torch.compile(fullgraph=True); got None"
 )
 ALWAYS_INFERRED = 2**16  # regions that are taken for meant, however few the pixels: a table of so many is small
@@ -56,10 +56,10 @@ def as_int(function: str, argument: str, value: Any, expected: str = "an int") -
     raise TypeError(f"{function}: {argument} must be {expected}, got {type(value).__name__}")
 
 
-def _as_weight(alpha: Any) -> float:
+def _as_weight(function: str, alpha: Any) -> float:
     """Any real number, NumPy's too, as Python's."""
     if not isinstance(alpha, (int, numbers.Real)) or isinstance(alpha, bool):
-        raise TypeError(f"cas_loss: alpha must be a number in [0, 1], got {type(alpha).__name__}")
+        raise TypeError(f"{function}: alpha must be a number in [0, 1], got {type(alpha).__name__}")
     return float(alpha)
 
 
@@ -70,16 +70,18 @@ def _check_name(function: str, argument: str, value: object, names: Any) -> None
         raise ValueError(f"{function}: {argument} must be one of {_names(names)}, got {value!r}")
 
 
-def check_loss_options(alpha: Any, pairs: object, distance: object, reduction: object, return_terms: object) -> float:
+def check_loss_options(
+    function: str, alpha: Any, pairs: object, distance: object, reduction: object, return_terms: object
+) -> float:
     """What only `cas_loss` has. Returns alpha as a float."""
-    weight: float = alpha if type(alpha) is float else _as_weight(alpha)
+    weight: float = alpha if type(alpha) is float else _as_weight(function, alpha)
     if not 0 <= weight <= 1:  # NaN, too
-        raise ValueError(f"cas_loss: alpha must be a number in [0, 1], got {weight}")
-    _check_name("cas_loss", "pairs", pairs, ops.PAIRS)
-    _check_name("cas_loss", "distance", distance, DISTANCES)
-    _check_name("cas_loss", "reduction", reduction, ops.REDUCTIONS)
+        raise ValueError(f"{function}: alpha must be a number in [0, 1], got {weight}")
+    _check_name(function, "pairs", pairs, ops.PAIRS)
+    _check_name(function, "distance", distance, DISTANCES)
+    _check_name(function, "reduction", reduction, ops.REDUCTIONS)
     if not isinstance(return_terms, bool):
-        raise TypeError(f"cas_loss: return_terms must be True or False, got {return_terms!r}")
+        raise TypeError(f"{function}: return_terms must be True or False, got {return_terms!r}")
     return weight
 
 
@@ -119,7 +121,8 @@ def check_region_options(
     return num_regions, ignore_index
 
 
-def check_tensors(function: str, input: object, target: object) -> None:
+def check_tensors(function: str, input: object, target: object, *, kernels: bool = True) -> None:
+    """`kernels`: whether they are to run on the tensors, so that the device must be one they know."""
     for name, value in (("input", input), ("target", target)):
         if not isinstance(value, Tensor):
             raise TypeError(f"{function}: {name} must be a Tensor, got {type(value).__name__}")
@@ -145,6 +148,8 @@ def check_tensors(function: str, input: object, target: object) -> None:
     device = input.device
     if target.device != device:
         raise ValueError(f"{function}: target must be on the device of input, {device}, got {target.device}")
+    if not kernels:
+        return
     if device.type == "cuda" and ops.cuda_status != "loaded":
         raise ValueError(
             f"{function}: input is on {device}, but the CUDA kernels are {ops.cuda_status}. Install cas_ext where "
@@ -169,31 +174,37 @@ def resolve_validate(validate: bool | None) -> bool:
 
 
 def infer_num_regions(target: Tensor, ignore_index: int) -> int:
-    """max label + 1 without the ignored ones, at least 1. Reads one number back: a host sync on CUDA, a graph break.
-
-    An id that is no label would ask for a table as long as itself, so the bound must be one that a mask can need.
-    """
+    """max label + 1 without the ignored ones, at least 1. Reads one number back: a host sync on CUDA, a graph break."""
     if target.numel() == 0:
         return 1
-    if torch.compiler.is_compiling():
-        torch._dynamo.graph_break(msg=UNREADABLE)  # the message is for fullgraph=True, where a break is an error
     if target.dtype == torch.bool:
         target = target.to(torch.uint8)
     bounds = torch.iinfo(target.dtype)
     if bounds.min <= ignore_index <= bounds.max:
         target = torch.where(target == ignore_index, torch.zeros_like(target), target)
-    maximum = target.max()
+    return max(read_highest("cas_loss", target.max(), target.numel()), 0) + 1
+
+
+def read_highest(function: str, label: Tensor, pixels: int) -> int:
+    """The highest label of so many pixels, which is to size the table.
+
+    An id that is no label would ask for a table as long as itself, so the label must be one that a mask can need.
+    """
+    if torch.compiler.is_compiling():
+        torch._dynamo.graph_break(
+            msg=f"{function}: {UNREADABLE}"
+        )  # the message is for fullgraph=True: there it is an error
     try:
-        highest = int(maximum.item())
+        highest = int(label.item())
     except torch.AcceleratorError:  # of an earlier kernel
         raise
     except RuntimeError as error:
-        raise ValueError(UNREADABLE) from error
-    bound = min(max(target.numel(), ALWAYS_INFERRED), MAX_REGIONS)
+        raise ValueError(f"{function}: {UNREADABLE}") from error
+    bound = min(max(pixels, ALWAYS_INFERRED), MAX_REGIONS)
     if highest >= bound:
         forced = f", and num_regions={highest + 1} forces a table as long as that" if highest < MAX_REGIONS else ""
         raise ValueError(
-            f"cas_loss: target must hold labels below {bound} (its number of pixels, or {ALWAYS_INFERRED} if that is more) "
+            f"{function}: target must hold labels below {bound} (its number of pixels, or {ALWAYS_INFERRED} if that is more) "
             f"where num_regions is None, got {highest}; cas_ext.compact_regions renumbers arbitrary ids{forced}"
         )
-    return max(highest, 0) + 1
+    return highest

@@ -96,7 +96,7 @@ def cas_loss(
         ValueError: for wrong shapes, devices, values, or labels out of range.
     """
     checks.check_tensors("cas_loss", input, target)
-    alpha = checks.check_loss_options(alpha, pairs, distance, reduction, return_terms)
+    alpha = checks.check_loss_options("cas_loss", alpha, pairs, distance, reduction, return_terms)
     num_regions, ignore_index = checks.check_region_options(
         "cas_loss", num_regions, ignore_index, activation, validate, process_group
     )

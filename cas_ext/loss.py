@@ -44,7 +44,7 @@ class CASLoss(nn.Module):
         process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
-        self.alpha = check_loss_options(alpha, pairs, distance, reduction, return_terms)
+        self.alpha = check_loss_options("cas_loss", alpha, pairs, distance, reduction, return_terms)
         num_regions, ignore_index = check_region_options(
             "cas_loss", num_regions, ignore_index, activation, validate, process_group
         )

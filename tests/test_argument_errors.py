@@ -135,6 +135,24 @@ def test_cas_loss_names_the_wrong_argument(argument, value, error, got):
     assert call_loss().item() == 0.0  # and the next call works
 
 
+@pytest.mark.parametrize(
+    ("argument", "value", "error", "got"), rows(WRONG_TENSORS, WRONG_COMMON_OPTIONS, WRONG_LOSS_OPTIONS)
+)
+def test_reference_names_the_wrong_argument_too(argument, value, error, got):
+    arguments = {"input": INPUT, "target": TARGET, "num_regions": 3} | {argument: value}
+    input, target = arguments.pop("input"), arguments.pop("target")
+    with pytest.raises(error, match=named(r"reference\.cas_loss", argument, value, got)):
+        cas_ext.reference.cas_loss(input, target, **arguments)
+    if argument not in {row[0] for row in WRONG_LOSS_OPTIONS}:
+        with pytest.raises(error, match=named(r"reference\.region_moments", argument, value, got)):
+            cas_ext.reference.region_moments(input, target, **arguments)
+
+
+def test_reference_moments_need_a_number_of_regions():
+    with pytest.raises(TypeError, match=named(r"reference\.region_moments", "num_regions", None, None)):
+        cas_ext.reference.region_moments(INPUT, TARGET, None)
+
+
 @pytest.mark.parametrize(("argument", "value", "error", "got"), rows(WRONG_TENSORS, WRONG_COMMON_OPTIONS))
 def test_region_moments_names_the_wrong_argument(argument, value, error, got):
     with pytest.raises(error, match=named("region_moments", argument, value, got)):

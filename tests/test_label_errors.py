@@ -234,10 +234,37 @@ def test_environment_that_says_neither_yes_nor_no_is_named(monkeypatch, text):
 
 
 @pytest.mark.parametrize("label", [3, -1])
-def test_reference_answers_nan_for_the_image_of_a_bad_label_or_raises_when_asked(label):
+@pytest.mark.parametrize("validate", [None, True, False])  # on the CPU, as cas_ext itself
+def test_reference_refuses_a_bad_label_too(label, validate):
     input, target = problem()
     target[1, 0, 3] = label
-    losses = cas_ext.reference.cas_loss(input, target, num_regions=3, reduction="none")
-    assert losses.isnan().tolist() == [False, True]
-    with pytest.raises(ValueError, match=r"reference: target must lie in \[0, 3\), got others in \[1\]"):
-        cas_ext.reference.cas_loss(input, target, num_regions=3, validate=True)
+    says = r"target must lie in \[0, num_regions\) = \[0, 3\) or be ignore_index = -100, got others in images \[1\]$"
+    with pytest.raises(ValueError, match=rf"^reference\.cas_loss: {says}"):
+        cas_ext.reference.cas_loss(input, target, num_regions=3, validate=validate)
+    with pytest.raises(ValueError, match=rf"^reference\.region_moments: {says}"):
+        cas_ext.reference.region_moments(input, target, 3, validate=validate)
+    assert torch.isfinite(cas_ext.reference.cas_loss(input, target, num_regions=3, ignore_index=label))
+
+
+@pytest.mark.parametrize("label", [3, -1])
+def test_reference_answers_nan_for_the_image_of_a_bad_label_where_no_label_can_be_read(label):
+    input, target = problem()
+    target[1, 0, 3] = label
+
+    def losses(input, target):
+        return cas_ext.reference.cas_loss(input, target, num_regions=3, reduction="none")
+
+    compiled = torch.compile(losses, fullgraph=True, backend="eager")
+    assert compiled(input, target).isnan().tolist() == [False, True]
+    mapped = torch.func.vmap(losses)(input.unsqueeze(1), target.unsqueeze(1))
+    assert mapped.isnan().tolist() == [[False], [True]]
+    assert cas_ext.reference.unchecked_loss(input, target, 3, reduction="none").isnan().tolist() == [False, True]
+
+
+def test_reference_does_not_take_num_regions_from_an_id_that_is_no_label():
+    input, target = problem()
+    target[1, 0, 3] = 2_000_000_000
+    with pytest.raises(
+        ValueError, match=r"^reference\.cas_loss: target must hold labels below 65536 .*got 2000000000;"
+    ):
+        cas_ext.reference.cas_loss(input, target)
