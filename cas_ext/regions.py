@@ -8,7 +8,8 @@ from torch import Tensor
 from .checks import TARGET_DTYPES, as_int, wrong_dtype
 
 IGNORED = -100  # in the result; the default ignore_index of cas_loss
-RESULT_DTYPES = (torch.int8, torch.int16, torch.int32, torch.int64)  # each holds IGNORED
+# Not int8: some images of a data set would have it and others not, and a loader's worker stacks into the dtype of the first.
+RESULT_DTYPES = (torch.int16, torch.int32, torch.int64)
 
 
 def compact_regions(
@@ -32,8 +33,11 @@ def compact_regions(
             that `target`'s dtype cannot hold ignore nothing either.
 
     Returns:
-        target: (B, *spatial), contiguous, labels in [0, num_regions) or -100, on the same device. Its dtype is the smallest
-            that has room, since small labels are read faster: int8 up to 128 regions, int16 up to 32768, else int32.
+        target: (B, *spatial), contiguous, labels in [0, num_regions) or -100, on the same device. int16, since small labels
+            are read faster; int32 beyond 32768 regions, int64 beyond 2**31. Where some images have more than 32768 regions
+            the dtype thus depends on the image. If such images are compacted one by one, convert all of them
+            (`target.to(torch.int32)`): a worker of a DataLoader stacks into the dtype of the first and wraps the labels
+            of the others.
         num_regions: int, the largest number of regions of any image, at least 1; ready for `cas_loss(num_regions=...)`.
 
     Raises:
