@@ -95,21 +95,24 @@ def adaptive_threshold(saliency: Tensor, *, variant: str = "paper") -> Tensor:
     value 1. A map of zeros is all object.
 
     Args:
-        saliency: (B, *spatial) maps in [0, 1]; float16, bfloat16, float32 or float64, any device. The first dimension is
-            the batch: a single map is `saliency[None]`.
+        saliency: (B, H, W) or (B, D, H, W) maps in [0, 1], or of more dimensions; float16, bfloat16, float32 or float64,
+            any device. The first dimension is the batch: a single map (H, W) is `saliency[None]`, flat ones (B, P) are
+            `saliency[:, None]`.
         variant: "paper" or "capped".
 
     Returns:
-        (B, *spatial) bool, True on the object. The mean is taken in float64. A map that holds a NaN gives an empty mask.
+        bool, of the shape of `saliency`, True on the object. The mean is taken in float64. A map that holds a NaN gives an
+        empty mask.
 
     Raises:
         TypeError: for a wrong type or dtype.
-        ValueError: for a map without spatial dimensions, or an unknown variant.
+        ValueError: for fewer than three dimensions, where the rows of one map could be taken for maps, or an unknown
+            variant.
     """
     _check_tensor("adaptive_threshold", "saliency", saliency, INPUT_DTYPES)
-    if saliency.dim() < 2:
+    if saliency.dim() < 3:
         raise ValueError(
-            f"adaptive_threshold: saliency must have shape (B, *spatial) with *spatial not empty, "
+            f"adaptive_threshold: saliency must have shape (B, H, W) or more dimensions, of a single map saliency[None], "
             f"got {tuple(saliency.shape)}"
         )
     if not isinstance(variant, str):

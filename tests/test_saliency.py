@@ -134,11 +134,11 @@ def test_threshold_is_the_papers_unless_told():
 
 @on_real_devices
 def test_papers_mask_is_empty_from_a_mean_of_one_half(device):
-    almost = torch.tensor([[1.0, 0.0, 0.96]], device=device.torch_device)  # mean above .5
+    almost = torch.tensor([[[1.0, 0.0, 0.96]]], device=device.torch_device)  # mean above .5
     assert not adaptive_threshold(almost).any()
     assert not adaptive_threshold(torch.ones(1, 4, 4, device=device.torch_device)).any()
     assert not adaptive_threshold(torch.full((1, 4, 4), 0.5, device=device.torch_device)).any()
-    assert adaptive_threshold(torch.tensor([[1.0, 0.0, 0.4]], device=device.torch_device)).tolist() == [[1, 0, 0]]
+    assert adaptive_threshold(torch.tensor([[[1.0, 0.0, 0.4]]], device=device.torch_device)).tolist() == [[[1, 0, 0]]]
 
 
 @on_real_devices
@@ -149,12 +149,12 @@ def test_capped_mask_keeps_certain_pixels_and_is_full_for_zeros(device):
 
 
 def test_threshold_of_each_map_is_its_own_in_any_number_of_dimensions():
-    for spatial in ((4,), (2, 2), (2, 1, 2)):
+    for spatial in ((1, 4), (2, 2), (2, 1, 2)):
         maps = SALIENCY.reshape(3, *spatial)
         expected = torch.cat([adaptive_threshold(maps[b : b + 1]) for b in range(3)])
         assert torch.equal(adaptive_threshold(maps), expected)
-    assert adaptive_threshold(torch.zeros(0, 4)).shape == (0, 4)
-    assert adaptive_threshold(torch.zeros(2, 0)).shape == (2, 0)
+    assert adaptive_threshold(torch.zeros(0, 2, 4)).shape == (0, 2, 4)
+    assert adaptive_threshold(torch.zeros(2, 3, 0)).shape == (2, 3, 0)
 
 
 def test_map_with_a_nan_has_an_empty_mask_and_no_other_has():
@@ -169,6 +169,13 @@ def test_map_with_a_nan_has_an_empty_mask_and_no_other_has():
         ([0.5], "paper", TypeError, "saliency must be a Tensor, got list"),
         (MASKS, "paper", TypeError, "saliency must have dtype .*, got bool"),
         (torch.zeros(4), "paper", ValueError, r"saliency must have shape .*, got \(4,\)"),
+        # A single map: its rows would each get a threshold of their own.
+        (
+            torch.zeros(32, 48),
+            "paper",
+            ValueError,
+            r"saliency must have shape \(B, H, W\) .* saliency\[None\], got \(32, 48\)",
+        ),
         (SALIENCY, 2, TypeError, "variant must be a string, got int"),
         (SALIENCY, "otsu", ValueError, "variant must be one of paper, capped, got 'otsu'"),
     ],
