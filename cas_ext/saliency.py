@@ -127,7 +127,9 @@ def adaptive_threshold(saliency: Tensor, *, variant: str = "paper") -> Tensor:
 
 
 @torch.no_grad()
-def code_usage(input: Tensor, target: Tensor, num_regions: int, *, ignore_index: int = -100) -> CodeUsage:
+def code_usage(
+    input: Tensor, target: Tensor, num_regions: int, *, ignore_index: int = -100, activation: str | None = None
+) -> CodeUsage:
     """Which channel each region of a batch uses, and which regions share one: the diagnostic for collapsed codes.
 
     How to read it: `collapsed` should fall to 0 in training. Regions that keep sharing a code cannot be told apart, and the
@@ -135,11 +137,13 @@ def code_usage(input: Tensor, target: Tensor, num_regions: int, *, ignore_index:
     channels, at least N - M + 1 must share. `regions.sum(0) == 0` marks channels that no region of the batch uses.
 
     Args:
-        input: (B, M, *spatial) softmax outputs (or other descriptors, where the largest channel is the code); dtypes and
-            devices as for `region_moments`, which does the work in one pass.
-        target: (B, *spatial) region labels in [0, num_regions) or `ignore_index`.
+        input: (B, M, *spatial) softmax outputs (or other descriptors, where the largest channel is the code), or logits (see
+            `activation`); dtypes and devices as for `region_moments`, which does the work in one pass.
+        target: (B, *spatial) region labels in [0, num_regions) or `ignore_index`; dtypes as for `region_moments`.
         num_regions: the bound N on the labels.
         ignore_index: pixels with this label take no part.
+        activation: as for `cas_loss`: with "softmax" `input` holds logits. The mean of logits may have its maximum in
+            another channel than the mean of their softmax, which is the code.
 
     Returns:
         CodeUsage: code (B, N), regions (B, M) and collapsed (B,), int64, without gradient.
@@ -147,7 +151,7 @@ def code_usage(input: Tensor, target: Tensor, num_regions: int, *, ignore_index:
     Raises:
         TypeError, ValueError: as `region_moments`.
     """
-    count, mean, _ = region_moments(input, target, num_regions, ignore_index=ignore_index)
+    count, mean, _ = region_moments(input, target, num_regions, ignore_index=ignore_index, activation=activation)
     usable = (count > 0) & ~mean.isnan().any(2)
     code = torch.where(usable, mean.argmax(2), -1)
     regions = (code.unsqueeze(2) == torch.arange(mean.shape[2], device=mean.device)).sum(1)

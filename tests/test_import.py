@@ -66,6 +66,8 @@ def test_signatures_are_the_documented_ones():
     moments = keywords(ignore_index=-100, activation=None, validate=None, process_group=None)
     assert parameters(cas_ext.region_moments) == required("input", "target", "num_regions") + moments
     assert parameters(cas_ext.reference.region_moments) == required("input", "target", "num_regions") + moments
+    usage = keywords(ignore_index=-100, activation=None)
+    assert parameters(cas_ext.saliency.code_usage) == required("input", "target", "num_regions") + usage
     assert parameters(cas_ext.compact_regions) == required("target") + keywords(ignore_index=-100)
 
 

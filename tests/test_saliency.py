@@ -209,6 +209,18 @@ def test_code_is_that_of_the_mean_and_not_of_most_pixels(device):
 
 
 @on_every_device
+def test_code_of_logits_is_that_of_their_softmax(device):
+    # The mean of the logits is largest in channel 0, by one pixel; their softmax prefers channel 1 at two of three.
+    logits = torch.tensor([[[100.0, 0.0, 0.0], [0.0, 5.0, 5.0]]], device=device.torch_device)
+    target = torch.zeros(1, 3, dtype=torch.uint8, device=device.torch_device)
+    assert code_usage(logits, target, 1).code.tolist() == [[0]]
+    usage = code_usage(logits, target, 1, activation="softmax")
+    assert usage.code.tolist() == [[1]]
+    for ours, theirs in zip(usage, code_usage(logits.softmax(1), target, 1), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@on_every_device
 def test_every_region_of_a_collapsed_network_shares_its_code(device):
     input = torch.tensor([0.2, 0.7, 0.1], device=device.torch_device).reshape(1, 3, 1, 1).expand(2, 3, 4, 5)
     target = torch.arange(20, device=device.torch_device).reshape(4, 5).expand(2, 4, 5) // 5
@@ -249,5 +261,7 @@ def test_code_usage_names_a_wrong_argument():
         code_usage([0.5], torch.zeros(1), 3)
     with pytest.raises(ValueError, match=r"num_regions must lie in .*, got 0"):
         code_usage(torch.zeros(1, 2, 3), torch.zeros(1, 3, dtype=torch.int64), 0)
+    with pytest.raises(ValueError, match=r"activation must be None or 'softmax', got 'relu'"):
+        code_usage(torch.zeros(1, 2, 3), torch.zeros(1, 3, dtype=torch.int64), 3, activation="relu")
     with pytest.raises(ValueError, match=r"target must .*got 5"):
         code_usage(torch.zeros(1, 2, 3), torch.full((1, 3), 5), 3)
