@@ -72,10 +72,17 @@ def test_signatures_are_the_documented_ones():
 
 
 def test_public_functions_have_docstrings_with_arguments():
-    for function in (cas_ext.cas_loss, cas_ext.CASLoss, cas_ext.region_moments, cas_ext.saliency.code_usage):
+    saliency, reference = cas_ext.saliency, cas_ext.reference
+    functions = [cas_ext.cas_loss, cas_ext.CASLoss, cas_ext.CASLoss.forward, cas_ext.region_moments]
+    functions += [cas_ext.compact_regions, saliency.select_channel, saliency.adaptive_threshold, saliency.code_usage]
+    for function in functions:
         text = inspect.getdoc(function)
-        for word in ("input", "target", "num_regions", "ignore_index"):
-            assert word in text or function is cas_ext.CASLoss, f"{function.__name__} does not document {word}"
+        for name in inspect.signature(function).parameters:
+            assert name == "self" or f"    {name}: " in text, f"{function.__qualname__} does not document {name}"
+        assert "Raises:\n" in text and ("Returns:\n" in text or function is cas_ext.CASLoss), function.__qualname__
+    for function in (reference.cas_loss, reference.region_moments):  # some of them together
+        text = inspect.getdoc(function)
+        assert all(section in text for section in ("Args:\n", "Returns:\n", "Raises:\n")), function.__qualname__
 
 
 def test_info_names_the_versions_and_the_devices():
