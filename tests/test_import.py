@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 import cas_ext
@@ -96,6 +97,16 @@ def test_info_runs_from_the_command_line():
     run = python("-m", "cas_ext.info")
     assert run.returncode == 0, run.stderr
     assert cas_ext.__version__ in run.stdout and torch.__version__ in run.stdout
+
+
+@pytest.mark.parametrize(("variable", "wish"), [("CAS_EXT_CPU_ISA", "sse9"), ("CAS_EXT_CPU_TUNING", "via")])
+def test_info_shows_what_is_wrong_with_the_environment_and_the_rest(variable, wish):
+    run = python("-m", "cas_ext.info", **{variable: wish})
+    assert run.returncode == 1 and run.stderr == ""
+    assert re.search(rf"^cpu kernels +error: {variable} must be .* got {wish}$", run.stdout, re.MULTILINE)
+    assert torch.__version__ in run.stdout and "cuda kernels" in run.stdout
+    run = python("-c", "import cas_ext; print(cas_ext.info()['cpu kernels'])", **{variable: wish})
+    assert run.returncode == 0 and run.stdout.startswith(f"error: {variable} must be")
 
 
 def test_import_succeeds_with_every_gpu_hidden():
