@@ -67,6 +67,18 @@ def test_ignore_index_of_another_call_is_an_error(label_dtype):
 
 
 @on_every_device
+@pytest.mark.parametrize("label", [-100, -1])
+def test_label_that_compact_regions_writes_is_explained(device, label):
+    # Compacted, but called with the ignore_index of the ids before.
+    input, target = problem(device=device.torch_device)
+    target[1, 0, 3] = label
+    with pytest.raises(ValueError, match=says(label, (1, 0, 3))) as raised:
+        cas_ext.cas_loss(input, target, num_regions=3, ignore_index=255, validate=True)
+    explained = "ids and writes -100, the default ignore_index, for ignored pixels" in str(raised.value)
+    assert explained == (label == -100)
+
+
+@on_every_device
 @pytest.mark.parametrize(
     ("label_dtype", "label"),
     [
