@@ -17,13 +17,11 @@ from . import distributed, ops
 
 INPUT_DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 TARGET_DTYPES = (torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-WIDER_SIGNED = {
-    torch.uint16: torch.int32,
-    torch.uint32: torch.int64,
-    torch.uint64: torch.int64,
-}  # hold what those do
+# What to convert labels to that came in types no kernel reads.
+SIGNED = {torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64}
 DISTANCES = ("sqeuclidean", "euclidean", "log")
 MAX_REGIONS = 2**31 - 1  # kernels keep a region in 32 bits
+# What CAS_EXT_VALIDATE may say.
 SWITCH = {"": False, "0": False, "1": True, "false": False, "true": True, "no": False, "yes": True}
 UNREADABLE = (
     "num_regions must be given where no label can be read: under vmap, for meta tensors, in torch.export and "
@@ -39,12 +37,12 @@ def _names(values: Any) -> str:
 def wrong_dtype(function: str, argument: str, dtypes: tuple[torch.dtype, ...], got: torch.dtype) -> TypeError:
     """What to raise for a dtype that is none of `dtypes`."""
     convert = ""
-    if dtypes is TARGET_DTYPES and got in WIDER_SIGNED:
-        convert = f"; convert: {argument}.to({WIDER_SIGNED[got]})"
+    if dtypes is TARGET_DTYPES and got in SIGNED:
+        convert = f"; convert: {argument}.to({SIGNED[got]})"
     return TypeError(f"{function}: {argument} must have dtype {_names(dtypes)}, got {_names((got,))}{convert}")
 
 
-def as_int(function: str, argument: str, value: Any, expected: str = "an int") -> int:
+def as_int(function: str, argument: str, value: Any) -> int:
     """Any integer, NumPy's too, as Python's; a symbolic one of torch.compile as it is. A tensor is none: to read it may wait."""
     if isinstance(value, torch.SymInt):
         return value  # type: ignore[return-value]
@@ -53,7 +51,7 @@ def as_int(function: str, argument: str, value: Any, expected: str = "an int") -
             return operator.index(value)
         except TypeError:
             pass
-    raise TypeError(f"{function}: {argument} must be {expected}, got {type(value).__name__}")
+    raise TypeError(f"{function}: {argument} must be an int, got {type(value).__name__}")
 
 
 def _as_weight(function: str, alpha: Any) -> float:

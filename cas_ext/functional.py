@@ -64,9 +64,9 @@ def cas_loss(
             they are.
         alpha: weight of the uniformer, a real number in [0, 1]; the discriminator has 1 - alpha.
         num_regions: a bound N on the labels, in [1, 2**31 - 1]; memory is O(B N M). None takes max label + 1: it reads one
-            number back from a GPU, breaks the graph of torch.compile, and is an error where nothing can be read (under
-            vmap, for meta tensors, in torch.export and torch.compile(fullgraph=True)) or where the label is beyond both
-            the number of pixels and 65535, as ids are that `compact_regions` should renumber.
+            number back from a GPU and breaks the graph of torch.compile. It is an error where no label can be read (under
+            vmap, for meta tensors, in torch.export and torch.compile(fullgraph=True)), and where N would exceed both the
+            number of pixels and 65536: such labels are ids, which `cas_ext.compact_regions` renumbers.
         ignore_index: pixels with this label take no part and get gradient 0.
         pairs: "ordered" sums over i != j (Eq. 1), "unordered" counts each pair once, "mean" divides by the number of
             regions - 1, so that the term does not grow with the square of the number of regions.
