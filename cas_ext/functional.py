@@ -55,13 +55,18 @@ def cas_loss(
 
     Args:
         input: (B, M, *spatial) descriptors s, e.g. softmax outputs, or logits (see `activation`); float16, bfloat16,
-            float32 or float64, CPU or CUDA. Contiguous and channels_last(_3d) tensors are read in place, other strides
-            are copied once. Of unbounded descriptors the loss with the squared distance falls without limit as they
-            grow: take a softmax, or another distance.
-        target: (B, *spatial) region labels in [0, num_regions) or `ignore_index`; bool, uint8, int8, int16, int32 or
-            int64, on the device of `input`. Small types are faster: labels are read as they are.
-        alpha: weight of the uniformer, in [0, 1]; the discriminator has 1 - alpha.
-        num_regions: a bound N on the labels. None takes max label + 1, which reads one number back from a GPU.
+            float32 or float64, CPU or CUDA. The batch dimension B is required: a single image is `input[None]`. There
+            may be any number of spatial dimensions. Contiguous and channels_last(_3d) tensors are read in place, other
+            strides are copied once. Of unbounded descriptors the loss with the squared distance falls without limit as
+            they grow: take a softmax, or another distance.
+        target: (B, *spatial) region labels in [0, num_regions) or `ignore_index`, without a channel dimension; bool,
+            uint8, int8, int16, int32 or int64, on the device of `input`. Small types are faster: labels are read as
+            they are.
+        alpha: weight of the uniformer, a real number in [0, 1]; the discriminator has 1 - alpha.
+        num_regions: a bound N on the labels, in [1, 2**31 - 1]; memory is O(B N M). None takes max label + 1: it reads one
+            number back from a GPU and breaks the graph of torch.compile. It is an error where no label can be read (under
+            vmap, for meta tensors, in torch.export and torch.compile(fullgraph=True)), and where N would exceed both the
+            number of pixels and 65536: such labels are ids, which `cas_ext.compact_regions` renumbers.
         ignore_index: pixels with this label take no part and get gradient 0.
         pairs: "ordered" sums over i != j (Eq. 1), "unordered" counts each pair once, "mean" divides by the number of
             regions - 1, so that the term does not grow with the square of the number of regions.
@@ -74,7 +79,8 @@ def cas_loss(
         return_terms: return (loss, uniformer, discriminator), all reduced alike and all differentiable; the terms are
             not multiplied by their weights.
         validate: whether a label out of range on CUDA raises, which costs a host sync, instead of making the loss of
-            its image NaN. None: as the environment variable CAS_EXT_VALIDATE says. On the CPU it always raises.
+            its image NaN. None: as the environment variable CAS_EXT_VALIDATE says (0, 1, false, true, no or yes; unset or
+            empty: no). On the CPU it always raises.
         process_group: the torch.distributed group over whose processes the pixels of the same B images are split; each
             process passes its part, of any size. Every process gets the loss of the whole images, and the gradient of
             that loss by its own pixels: the parameter gradients of the processes are to be summed.
@@ -90,13 +96,15 @@ def cas_loss(
         ValueError: for wrong shapes, devices, values, or labels out of range.
     """
     checks.check_tensors("cas_loss", input, target)
-    checks.check_loss_options(alpha, pairs, distance, reduction, return_terms)
-    checks.check_region_options("cas_loss", num_regions, ignore_index, activation, validate, process_group)
+    alpha = checks.check_loss_options("cas_loss", alpha, pairs, distance, reduction, return_terms)
+    num_regions, ignore_index = checks.check_region_options(
+        "cas_loss", num_regions, ignore_index, activation, validate, process_group
+    )
     if num_regions is None:
         num_regions = checks.infer_num_regions(target, ignore_index)
     validate = checks.resolve_validate(validate)
     regions = Regions(num_regions, ignore_index, validate, ops.ACTIVATIONS[activation], process_group)
-    options = Options(float(alpha), ops.PAIRS[pairs], reduction, return_terms)
+    options = Options(alpha, ops.PAIRS[pairs], reduction, return_terms)
     if distance == "sqeuclidean":
         results: tuple[Tensor, ...] = call(CASLossFunction, input, target, regions, options)
     else:
@@ -138,11 +146,13 @@ def region_moments(
         TypeError, ValueError: as `cas_loss`.
     """
     checks.check_tensors("region_moments", input, target)
-    if num_regions is None:
+    bound, ignore_index = checks.check_region_options(
+        "region_moments", num_regions, ignore_index, activation, validate, process_group
+    )
+    if bound is None:
         raise TypeError("region_moments: num_regions must be an int, got None")
-    checks.check_region_options("region_moments", num_regions, ignore_index, activation, validate, process_group)
     validate = checks.resolve_validate(validate)
-    regions = Regions(num_regions, ignore_index, validate, ops.ACTIVATIONS[activation], process_group)
+    regions = Regions(bound, ignore_index, validate, ops.ACTIVATIONS[activation], process_group)
     count, mean, scatter = call(RegionMomentsFunction, input, target, regions)
     if input.dtype == torch.float64:
         return RegionMoments(count, mean, scatter)

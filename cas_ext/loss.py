@@ -18,7 +18,19 @@ if TYPE_CHECKING:
 class CASLoss(nn.Module):
     """Class-agnostic segmentation loss (Eq. 1 of Sharma et al., 2021), a drop-in for a training loop.
 
-    The arguments are those of `cas_ext.cas_loss`, where they are explained.
+    The arguments are those of `cas_ext.cas_loss`, where they are explained in full, and become attributes of the module.
+
+    Args:
+        alpha: weight of the uniformer, in [0, 1]; the one argument that may be given by position.
+        num_regions: a bound on the labels; None takes max label + 1, which waits for a GPU.
+        ignore_index: pixels with this label take no part.
+        pairs: "ordered", "unordered" or "mean": how pairs of regions are counted.
+        distance: "sqeuclidean", "euclidean" or "log": between the means of regions.
+        activation: None, or "softmax" for logits.
+        reduction: "mean", "sum" or "none": over images.
+        return_terms: whether uniformer and discriminator are returned, too.
+        validate: whether a label out of range raises on CUDA.
+        process_group: the processes over which the pixels of the images are split.
 
     Example:
         >>> criterion = cas_ext.CASLoss(activation="softmax")
@@ -26,7 +38,7 @@ class CASLoss(nn.Module):
         >>> loss.backward()
 
     Raises:
-        TypeError, ValueError: for an option that `cas_loss` cannot use.
+        TypeError, ValueError: for an option that `cas_loss` cannot use, when the module is built.
     """
 
     def __init__(
@@ -44,9 +56,10 @@ class CASLoss(nn.Module):
         process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__()
-        check_loss_options(alpha, pairs, distance, reduction, return_terms)
-        check_region_options("cas_loss", num_regions, ignore_index, activation, validate, process_group)
-        self.alpha = alpha
+        self.alpha = check_loss_options("cas_loss", alpha, pairs, distance, reduction, return_terms)
+        num_regions, ignore_index = check_region_options(
+            "cas_loss", num_regions, ignore_index, activation, validate, process_group
+        )
         self.num_regions = num_regions
         self.ignore_index = ignore_index
         self.pairs = pairs
@@ -58,6 +71,21 @@ class CASLoss(nn.Module):
         self.process_group = process_group
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor | tuple[Tensor, Tensor, Tensor]:
+        """The loss of a batch.
+
+        Args:
+            input: (B, M, *spatial) descriptors, or logits for activation "softmax"; float16, bfloat16, float32 or float64.
+            target: (B, *spatial) region labels in [0, num_regions) or `ignore_index`; bool, uint8, int8, int16, int32 or
+                int64, on the device of `input`.
+
+        Returns:
+            A scalar, or (B,) for reduction "none", float32 (float64 for float64 input); with `return_terms` a tuple of
+            three: loss, uniformer, discriminator.
+
+        Raises:
+            TypeError: for a wrong type or dtype.
+            ValueError: for wrong shapes, devices, or labels out of range.
+        """
         return cas_loss(
             input,
             target,

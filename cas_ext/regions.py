@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .checks import TARGET_DTYPES
+from .checks import TARGET_DTYPES, as_int, wrong_dtype
 
 IGNORED = -100  # in the result; the default ignore_index of cas_loss
-RESULT_DTYPES = (torch.int8, torch.int16, torch.int32, torch.int64)  # each holds IGNORED
+# Not int8: some images of a data set would have it and others not, and a loader's worker stacks into the dtype of the first.
+RESULT_DTYPES = (torch.int16, torch.int32, torch.int64)
 
 
 def compact_regions(
@@ -32,8 +33,11 @@ def compact_regions(
             that `target`'s dtype cannot hold ignore nothing either.
 
     Returns:
-        target: (B, *spatial), contiguous, labels in [0, num_regions) or -100, on the same device. Its dtype is the smallest
-            that has room, since small labels are read faster: int8 up to 128 regions, int16 up to 32768, else int32.
+        target: (B, *spatial), contiguous, labels in [0, num_regions) or -100, on the same device. int16, since small labels
+            are read faster; int32 beyond 32768 regions, int64 beyond 2**31. Where some images have more than 32768 regions
+            the dtype thus depends on the image. If such images are compacted one by one, convert all of them
+            (`target.to(torch.int32)`): a worker of a DataLoader stacks into the dtype of the first and wraps the labels
+            of the others.
         num_regions: int, the largest number of regions of any image, at least 1; ready for `cas_loss(num_regions=...)`.
 
     Raises:
@@ -72,8 +76,7 @@ def _check_target(target: object) -> None:
     if target.layout != torch.strided:
         raise TypeError(f"compact_regions: target must be a dense tensor, got layout {target.layout}")
     if target.dtype not in TARGET_DTYPES:
-        allowed = ", ".join(str(d).removeprefix("torch.") for d in TARGET_DTYPES)
-        raise TypeError(f"compact_regions: target must have dtype {allowed}, got {str(target.dtype)[6:]}")
+        raise wrong_dtype("compact_regions", "target", TARGET_DTYPES, target.dtype)
     if target.dim() < 1:
         raise ValueError("compact_regions: target must have shape (B, *spatial), got ()")
     if target.device.type == "meta":
@@ -82,12 +85,14 @@ def _check_target(target: object) -> None:
 
 def _ignored_ids(ignore_index: object) -> set[int]:
     """The ids to ignore, checked."""
-    ids = ignore_index if isinstance(ignore_index, (tuple, list, set, frozenset)) else (ignore_index,)
+    given = ignore_index if isinstance(ignore_index, (tuple, list, set, frozenset)) else (ignore_index,)
+    try:
+        ids = {as_int("", "", value) for value in given}
+    except TypeError:
+        raise TypeError(
+            f"compact_regions: ignore_index must be an int or a tuple, list or set of ints, got {ignore_index!r}"
+        ) from None
     for value in ids:
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(
-                f"compact_regions: ignore_index must be an int or a tuple, list or set of ints, got {ignore_index!r}"
-            )
         if not -(2**63) <= value < 2**63:
             raise ValueError(f"compact_regions: ignore_index must fit 64 bits, got {value}")
-    return set(ids)
+    return ids

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .checks import INPUT_DTYPES, TARGET_DTYPES
+from .checks import INPUT_DTYPES, TARGET_DTYPES, wrong_dtype
 from .functional import region_moments
 
 VARIANTS = ("paper", "capped")
@@ -34,8 +34,7 @@ def _check_tensor(function: str, name: str, value: object, dtypes: tuple[torch.d
     if not isinstance(value, Tensor):
         raise TypeError(f"{function}: {name} must be a Tensor, got {type(value).__name__}")
     if value.dtype not in dtypes:
-        allowed = ", ".join(str(d).removeprefix("torch.") for d in dtypes)
-        raise TypeError(f"{function}: {name} must have dtype {allowed}, got {str(value.dtype)[6:]}")
+        raise wrong_dtype(function, name, dtypes, value.dtype)
 
 
 @torch.no_grad()
@@ -96,21 +95,24 @@ def adaptive_threshold(saliency: Tensor, *, variant: str = "paper") -> Tensor:
     value 1. A map of zeros is all object.
 
     Args:
-        saliency: (B, *spatial) maps in [0, 1]; float16, bfloat16, float32 or float64, any device. The first dimension is
-            the batch: a single map is `saliency[None]`.
+        saliency: (B, H, W) or (B, D, H, W) maps in [0, 1], or of more dimensions; float16, bfloat16, float32 or float64,
+            any device. The first dimension is the batch: a single map (H, W) is `saliency[None]`, flat ones (B, P) are
+            `saliency[:, None]`.
         variant: "paper" or "capped".
 
     Returns:
-        (B, *spatial) bool, True on the object. The mean is taken in float64. A map that holds a NaN gives an empty mask.
+        bool, of the shape of `saliency`, True on the object. The mean is taken in float64. A map that holds a NaN gives an
+        empty mask.
 
     Raises:
         TypeError: for a wrong type or dtype.
-        ValueError: for a map without spatial dimensions, or an unknown variant.
+        ValueError: for fewer than three dimensions, where the rows of one map could be taken for maps, or an unknown
+            variant.
     """
     _check_tensor("adaptive_threshold", "saliency", saliency, INPUT_DTYPES)
-    if saliency.dim() < 2:
+    if saliency.dim() < 3:
         raise ValueError(
-            f"adaptive_threshold: saliency must have shape (B, *spatial) with *spatial not empty, "
+            f"adaptive_threshold: saliency must have shape (B, H, W) or more dimensions, of a single map saliency[None], "
             f"got {tuple(saliency.shape)}"
         )
     if not isinstance(variant, str):
@@ -125,7 +127,9 @@ def adaptive_threshold(saliency: Tensor, *, variant: str = "paper") -> Tensor:
 
 
 @torch.no_grad()
-def code_usage(input: Tensor, target: Tensor, num_regions: int, *, ignore_index: int = -100) -> CodeUsage:
+def code_usage(
+    input: Tensor, target: Tensor, num_regions: int, *, ignore_index: int = -100, activation: str | None = None
+) -> CodeUsage:
     """Which channel each region of a batch uses, and which regions share one: the diagnostic for collapsed codes.
 
     How to read it: `collapsed` should fall to 0 in training. Regions that keep sharing a code cannot be told apart, and the
@@ -133,11 +137,13 @@ def code_usage(input: Tensor, target: Tensor, num_regions: int, *, ignore_index:
     channels, at least N - M + 1 must share. `regions.sum(0) == 0` marks channels that no region of the batch uses.
 
     Args:
-        input: (B, M, *spatial) softmax outputs (or other descriptors, where the largest channel is the code); dtypes and
-            devices as for `region_moments`, which does the work in one pass.
-        target: (B, *spatial) region labels in [0, num_regions) or `ignore_index`.
+        input: (B, M, *spatial) softmax outputs (or other descriptors, where the largest channel is the code), or logits (see
+            `activation`); dtypes and devices as for `region_moments`, which does the work in one pass.
+        target: (B, *spatial) region labels in [0, num_regions) or `ignore_index`; dtypes as for `region_moments`.
         num_regions: the bound N on the labels.
         ignore_index: pixels with this label take no part.
+        activation: as for `cas_loss`: with "softmax" `input` holds logits. The mean of logits may have its maximum in
+            another channel than the mean of their softmax, which is the code.
 
     Returns:
         CodeUsage: code (B, N), regions (B, M) and collapsed (B,), int64, without gradient.
@@ -145,7 +151,7 @@ def code_usage(input: Tensor, target: Tensor, num_regions: int, *, ignore_index:
     Raises:
         TypeError, ValueError: as `region_moments`.
     """
-    count, mean, _ = region_moments(input, target, num_regions, ignore_index=ignore_index)
+    count, mean, _ = region_moments(input, target, num_regions, ignore_index=ignore_index, activation=activation)
     usable = (count > 0) & ~mean.isnan().any(2)
     code = torch.where(usable, mean.argmax(2), -1)
     regions = (code.unsqueeze(2) == torch.arange(mean.shape[2], device=mean.device)).sum(1)

@@ -29,6 +29,8 @@ inline bool collapse(int64_t dims, const int64_t* sizes, const int64_t* strides,
   return out.interleaved;
 }
 
+constexpr int64_t kIgnoredByDefault = -100;  // what cas_ext.compact_regions writes for ignored pixels
+
 // The message for a label out of range at pixel x of image b of a target (B, *spatial). No operator knows which public
 // function called it, so it names the package.
 inline std::string invalid_label_message(int64_t dims, const int64_t* sizes, int64_t b, int64_t x, int64_t label,
@@ -38,9 +40,11 @@ inline std::string invalid_label_message(int64_t dims, const int64_t* sizes, int
     place = ", " + std::to_string(x % sizes[d]) + place;
     x /= sizes[d];
   }
+  const bool compacted = label == kIgnoredByDefault && ignore_index != kIgnoredByDefault;
   return "cas_ext: target must lie in [0, num_regions) = [0, " + std::to_string(regions) +
          ") or be ignore_index = " + std::to_string(ignore_index) + ", got " + std::to_string(label) + " at index (" +
-         std::to_string(b) + (dims == 1 ? "," : place) + "); cas_ext.compact_regions renumbers arbitrary ids";
+         std::to_string(b) + (dims == 1 ? "," : place) + "); cas_ext.compact_regions renumbers arbitrary ids" +
+         (compacted ? " and writes -100, the default ignore_index, for ignored pixels" : "");
 }
 
 }  // namespace cas_ext

@@ -9,6 +9,7 @@ import torch
 from devices import on_devices
 from strategies import Case
 from torch._dynamo.testing import CompileCounterWithBackend
+from torch._subclasses import FakeTensorMode
 
 import cas_ext
 
@@ -103,6 +104,16 @@ def test_compiled_function_serves_other_sizes_without_a_graph_per_size(device):
     assert len(set(counts)) == 1, f"graphs compiled after each size: {counts}"
 
 
+def test_compiled_function_takes_options_that_change():
+    def function(input, target, num_regions, ignore_index, alpha):
+        return cas_ext.cas_loss(input, target, num_regions=num_regions, ignore_index=ignore_index, alpha=alpha)
+
+    input, target = Case(spatial=(9, 11)).tensors()
+    dynamic = compiled(function, dynamic=True)
+    for options in ((3, 2, 0.25), (5, 1, 0.75), (8, 0, 0.5), (9, 0, 1)):
+        torch.testing.assert_close(dynamic(input, target, *options), function(input, target, *options))
+
+
 class Step(torch.nn.Module):
     """A network that ends in its loss."""
 
@@ -159,6 +170,35 @@ def test_compiled_moments_equal_eager(device):
     actual, expected = loss_and_gradient(compiled(function), input, target), loss_and_gradient(function, input, target)
     for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-7)
+
+
+NO_LABEL_READ = "cas_loss: num_regions must be given where no label can be read"
+
+
+def test_missing_num_regions_is_named_where_one_graph_is_asked_for():
+    input, target = Case(spatial=(9, 11)).tensors()
+    with pytest.raises(Exception, match=NO_LABEL_READ):  # of torch._dynamo, with this text
+        compiled(cas_ext.cas_loss)(input, target)
+    for strict in (True, False):
+        with pytest.raises(Exception, match=NO_LABEL_READ):
+            torch.export.export(Module(cas_ext.cas_loss), (input.detach(), target), strict=strict)
+
+
+def test_missing_num_regions_breaks_the_graph_and_changes_nothing():
+    input, target = Case(spatial=(9, 11)).tensors()
+    function = torch.compile(cas_ext.cas_loss, backend="aot_eager")
+    for labels in (target, 2 * target, 3 * target):
+        expected = loss_and_gradient(cas_ext.cas_loss, input, labels)
+        assert_same(loss_and_gradient(function, input, labels), expected)
+
+
+def test_missing_num_regions_is_named_for_tensors_without_values():
+    input, target = Case(spatial=(9, 11)).tensors("meta")
+    with pytest.raises(ValueError, match=f"^{NO_LABEL_READ}"):
+        cas_ext.cas_loss(input, target)
+    assert cas_ext.cas_loss(input, target, num_regions=3).is_meta
+    with FakeTensorMode() as mode, pytest.raises(ValueError, match=f"^{NO_LABEL_READ}"):
+        cas_ext.cas_loss(*(mode.from_tensor(t) for t in Case(spatial=(9, 11)).tensors()))
 
 
 def test_compiled_function_refuses_a_bad_label_too():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from devices import on_devices, on_every_device
+from devices import DEVICES, on_devices, on_every_device
 from strategies import DISTANCES, Case
 from torch.autograd import forward_ad
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
@@ -74,6 +74,16 @@ def test_vmap_over_any_dimension_of_either_argument(device, reduced, in_dims):
     arguments = [x[0] if dim is None else x.movedim(0, dim) for x, dim in zip(problem(device), in_dims, strict=True)]
     f, r = ours(**reduced), oracle(**reduced)
     assert_same(vmap(f, in_dims=in_dims)(*arguments), vmap(r, in_dims=in_dims)(*arguments))
+
+
+def test_missing_num_regions_is_named_where_targets_are_mapped():
+    inputs, targets = problem(DEVICES["cpu"])
+    with pytest.raises(ValueError, match=r"^cas_loss: num_regions must be given .* under vmap.*; got None"):
+        vmap(cas_ext.cas_loss)(inputs, targets)
+    assert_same(  # one target for all calls can be read
+        vmap(cas_ext.cas_loss, in_dims=(0, None))(inputs, targets[0]),
+        torch.stack([cas_ext.cas_loss(input, targets[0]) for input in inputs]),
+    )
 
 
 @on_every_device

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 import cas_ext
@@ -66,14 +67,23 @@ def test_signatures_are_the_documented_ones():
     moments = keywords(ignore_index=-100, activation=None, validate=None, process_group=None)
     assert parameters(cas_ext.region_moments) == required("input", "target", "num_regions") + moments
     assert parameters(cas_ext.reference.region_moments) == required("input", "target", "num_regions") + moments
+    usage = keywords(ignore_index=-100, activation=None)
+    assert parameters(cas_ext.saliency.code_usage) == required("input", "target", "num_regions") + usage
     assert parameters(cas_ext.compact_regions) == required("target") + keywords(ignore_index=-100)
 
 
 def test_public_functions_have_docstrings_with_arguments():
-    for function in (cas_ext.cas_loss, cas_ext.CASLoss, cas_ext.region_moments, cas_ext.saliency.code_usage):
+    saliency, reference = cas_ext.saliency, cas_ext.reference
+    functions = [cas_ext.cas_loss, cas_ext.CASLoss, cas_ext.CASLoss.forward, cas_ext.region_moments]
+    functions += [cas_ext.compact_regions, saliency.select_channel, saliency.adaptive_threshold, saliency.code_usage]
+    for function in functions:
         text = inspect.getdoc(function)
-        for word in ("input", "target", "num_regions", "ignore_index"):
-            assert word in text or function is cas_ext.CASLoss, f"{function.__name__} does not document {word}"
+        for name in inspect.signature(function).parameters:
+            assert name == "self" or f"    {name}: " in text, f"{function.__qualname__} does not document {name}"
+        assert "Raises:\n" in text and ("Returns:\n" in text or function is cas_ext.CASLoss), function.__qualname__
+    for function in (reference.cas_loss, reference.region_moments):  # some of them together
+        text = inspect.getdoc(function)
+        assert all(section in text for section in ("Args:\n", "Returns:\n", "Raises:\n")), function.__qualname__
 
 
 def test_info_names_the_versions_and_the_devices():
@@ -87,6 +97,16 @@ def test_info_runs_from_the_command_line():
     run = python("-m", "cas_ext.info")
     assert run.returncode == 0, run.stderr
     assert cas_ext.__version__ in run.stdout and torch.__version__ in run.stdout
+
+
+@pytest.mark.parametrize(("variable", "wish"), [("CAS_EXT_CPU_ISA", "sse9"), ("CAS_EXT_CPU_TUNING", "via")])
+def test_info_shows_what_is_wrong_with_the_environment_and_the_rest(variable, wish):
+    run = python("-m", "cas_ext.info", **{variable: wish})
+    assert run.returncode == 1 and run.stderr == ""
+    assert re.search(rf"^cpu kernels +error: {variable} must be .* got {wish}$", run.stdout, re.MULTILINE)
+    assert torch.__version__ in run.stdout and "cuda kernels" in run.stdout
+    run = python("-c", "import cas_ext; print(cas_ext.info()['cpu kernels'])", **{variable: wish})
+    assert run.returncode == 0 and run.stdout.startswith(f"error: {variable} must be")
 
 
 def test_import_succeeds_with_every_gpu_hidden():

@@ -67,6 +67,18 @@ def test_ignore_index_of_another_call_is_an_error(label_dtype):
 
 
 @on_every_device
+@pytest.mark.parametrize("label", [-100, -1])
+def test_label_that_compact_regions_writes_is_explained(device, label):
+    # Compacted, but called with the ignore_index of the ids before.
+    input, target = problem(device=device.torch_device)
+    target[1, 0, 3] = label
+    with pytest.raises(ValueError, match=says(label, (1, 0, 3))) as raised:
+        cas_ext.cas_loss(input, target, num_regions=3, ignore_index=255, validate=True)
+    explained = "ids and writes -100, the default ignore_index, for ignored pixels" in str(raised.value)
+    assert explained == (label == -100)
+
+
+@on_every_device
 @pytest.mark.parametrize(
     ("label_dtype", "label"),
     [
@@ -90,6 +102,29 @@ def test_label_is_not_cut_to_fewer_bits(device, label_dtype, label):
     input, target = problem(label_dtype, device.torch_device)
     target[1, 0, 0] = label
     both_fail(input, target, label, (1, 0, 0), validate=True)
+
+
+@pytest.mark.parametrize("label", [2**16, 10**6, 2_000_000_000, 2**31 - 2, 2**31 - 1, 2**63 - 1])
+def test_missing_num_regions_is_not_taken_from_an_id_that_is_no_label(label):
+    # The table would be as long as the id: gigabytes for a mask of 16 pixels.
+    input, target = problem()
+    target[1, 0, 3] = label
+    with pytest.raises(ValueError, match=rf"^cas_loss: target must hold labels below 65536 .*got {label};") as raised:
+        cas_ext.cas_loss(input, target)
+    assert "cas_ext.compact_regions renumbers arbitrary ids" in str(raised.value)
+    assert (f"num_regions={label + 1} forces" in str(raised.value)) == (label < 2**31 - 1)
+    assert torch.isfinite(cas_ext.cas_loss(input, target, ignore_index=label))
+
+
+def test_missing_num_regions_allows_a_region_for_each_pixel_and_at_least_65536():
+    input, target = problem()
+    target[1, 0, 3] = 2**16 - 1
+    expected = cas_ext.cas_loss(input, target, num_regions=2**16)
+    assert torch.equal(cas_ext.cas_loss(input, target), expected)
+    target = torch.arange(70_000).reshape(2, 35_000)
+    assert torch.isfinite(cas_ext.cas_loss(torch.zeros(2, 1, 35_000), target))
+    with pytest.raises(ValueError, match=r"labels below 70000 .*got 70000; .*num_regions=70001 forces"):
+        cas_ext.cas_loss(torch.zeros(2, 1, 35_000), target + 1)
 
 
 @pytest.mark.parametrize("layout", TARGET_LAYOUTS)
@@ -175,11 +210,73 @@ def test_cuda_raises_for_a_bad_label_when_asked(device, monkeypatch, place):
     assert cas_ext.cas_loss(input, target, num_regions=3).isnan()  # and the device still works
 
 
+@pytest.mark.parametrize(("texts", "wanted"), [("1 true True yes YES", True), ("0 false FALSE no No", False)])
+def test_environment_says_whether_labels_are_validated(monkeypatch, texts, wanted):
+    seen = []
+
+    def forward(*arguments):
+        seen.append(arguments[4])  # validate
+        return torch.ops.cas_ext.forward(*arguments)
+
+    monkeypatch.setattr(cas_ext.ops, "forward", forward)
+    input, target = problem()
+    for text in texts.split():
+        monkeypatch.setenv("CAS_EXT_VALIDATE", text)
+        for validate in (None, True, False):
+            cas_ext.cas_loss(input, target, num_regions=3, validate=validate)
+        assert seen == [wanted, True, False], text
+        seen.clear()
+    monkeypatch.setenv("CAS_EXT_VALIDATE", "")
+    cas_ext.cas_loss(input, target, num_regions=3)
+    monkeypatch.delenv("CAS_EXT_VALIDATE")
+    cas_ext.cas_loss(input, target, num_regions=3)
+    assert seen == [False, False]
+
+
+@pytest.mark.parametrize("text", ["2", "on", "falsch", " "])
+def test_environment_that_says_neither_yes_nor_no_is_named(monkeypatch, text):
+    monkeypatch.setenv("CAS_EXT_VALIDATE", text)
+    input, target = problem()
+    message = (
+        "cas_ext: the environment variable CAS_EXT_VALIDATE must be one of 0, 1, false, true, no, yes or empty, got "
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message + repr(text))}$"):
+        cas_ext.cas_loss(input, target, num_regions=3)
+    assert torch.isfinite(cas_ext.cas_loss(input, target, num_regions=3, validate=False))
+
+
 @pytest.mark.parametrize("label", [3, -1])
-def test_reference_answers_nan_for_the_image_of_a_bad_label_or_raises_when_asked(label):
+@pytest.mark.parametrize("validate", [None, True, False])  # on the CPU, as cas_ext itself
+def test_reference_refuses_a_bad_label_too(label, validate):
     input, target = problem()
     target[1, 0, 3] = label
-    losses = cas_ext.reference.cas_loss(input, target, num_regions=3, reduction="none")
-    assert losses.isnan().tolist() == [False, True]
-    with pytest.raises(ValueError, match=r"reference: target must lie in \[0, 3\), got others in \[1\]"):
-        cas_ext.reference.cas_loss(input, target, num_regions=3, validate=True)
+    says = r"target must lie in \[0, num_regions\) = \[0, 3\) or be ignore_index = -100, got others in images \[1\]$"
+    with pytest.raises(ValueError, match=rf"^reference\.cas_loss: {says}"):
+        cas_ext.reference.cas_loss(input, target, num_regions=3, validate=validate)
+    with pytest.raises(ValueError, match=rf"^reference\.region_moments: {says}"):
+        cas_ext.reference.region_moments(input, target, 3, validate=validate)
+    assert torch.isfinite(cas_ext.reference.cas_loss(input, target, num_regions=3, ignore_index=label))
+
+
+@pytest.mark.parametrize("label", [3, -1])
+def test_reference_answers_nan_for_the_image_of_a_bad_label_where_no_label_can_be_read(label):
+    input, target = problem()
+    target[1, 0, 3] = label
+
+    def losses(input, target):
+        return cas_ext.reference.cas_loss(input, target, num_regions=3, reduction="none")
+
+    compiled = torch.compile(losses, fullgraph=True, backend="eager")
+    assert compiled(input, target).isnan().tolist() == [False, True]
+    mapped = torch.func.vmap(losses)(input.unsqueeze(1), target.unsqueeze(1))
+    assert mapped.isnan().tolist() == [[False], [True]]
+    assert cas_ext.reference.unchecked_loss(input, target, 3, reduction="none").isnan().tolist() == [False, True]
+
+
+def test_reference_does_not_take_num_regions_from_an_id_that_is_no_label():
+    input, target = problem()
+    target[1, 0, 3] = 2_000_000_000
+    with pytest.raises(
+        ValueError, match=r"^reference\.cas_loss: target must hold labels below 65536 .*got 2000000000;"
+    ):
+        cas_ext.reference.cas_loss(input, target)

@@ -86,7 +86,13 @@ def test_selection_is_not_misled_by_memory_formats(device):
     [
         (None, MASKS, TypeError, "probabilities must be a Tensor, got NoneType"),
         (torch.zeros(2, 3, 1, 2).long(), MASKS, TypeError, "probabilities must have dtype .*, got int64"),
-        (torch.zeros(2, 3, 1, 2), MASKS.float(), TypeError, "masks must have dtype .*, got float32"),
+        (torch.zeros(2, 3, 1, 2), MASKS.float(), TypeError, "masks must have dtype .*, got float32$"),
+        (
+            torch.zeros(2, 3, 1, 2),
+            MASKS.to(torch.uint16),
+            TypeError,
+            r"masks .* uint16; convert: masks\.to\(torch\.int32\)$",
+        ),
         (torch.zeros(2), MASKS, ValueError, r"probabilities must have shape \(B, M, \*spatial\), got \(2,\)"),
         (torch.zeros(2, 0, 1, 2), MASKS, ValueError, "probabilities must have shape .*got"),
         (torch.zeros(2, 3, 2, 1), MASKS, ValueError, r"masks must have shape .*\(2, 2, 1\), got \(2, 1, 2\)"),
@@ -128,11 +134,11 @@ def test_threshold_is_the_papers_unless_told():
 
 @on_real_devices
 def test_papers_mask_is_empty_from_a_mean_of_one_half(device):
-    almost = torch.tensor([[1.0, 0.0, 0.96]], device=device.torch_device)  # mean above .5
+    almost = torch.tensor([[[1.0, 0.0, 0.96]]], device=device.torch_device)  # mean above .5
     assert not adaptive_threshold(almost).any()
     assert not adaptive_threshold(torch.ones(1, 4, 4, device=device.torch_device)).any()
     assert not adaptive_threshold(torch.full((1, 4, 4), 0.5, device=device.torch_device)).any()
-    assert adaptive_threshold(torch.tensor([[1.0, 0.0, 0.4]], device=device.torch_device)).tolist() == [[1, 0, 0]]
+    assert adaptive_threshold(torch.tensor([[[1.0, 0.0, 0.4]]], device=device.torch_device)).tolist() == [[[1, 0, 0]]]
 
 
 @on_real_devices
@@ -143,12 +149,12 @@ def test_capped_mask_keeps_certain_pixels_and_is_full_for_zeros(device):
 
 
 def test_threshold_of_each_map_is_its_own_in_any_number_of_dimensions():
-    for spatial in ((4,), (2, 2), (2, 1, 2)):
+    for spatial in ((1, 4), (2, 2), (2, 1, 2)):
         maps = SALIENCY.reshape(3, *spatial)
         expected = torch.cat([adaptive_threshold(maps[b : b + 1]) for b in range(3)])
         assert torch.equal(adaptive_threshold(maps), expected)
-    assert adaptive_threshold(torch.zeros(0, 4)).shape == (0, 4)
-    assert adaptive_threshold(torch.zeros(2, 0)).shape == (2, 0)
+    assert adaptive_threshold(torch.zeros(0, 2, 4)).shape == (0, 2, 4)
+    assert adaptive_threshold(torch.zeros(2, 3, 0)).shape == (2, 3, 0)
 
 
 def test_map_with_a_nan_has_an_empty_mask_and_no_other_has():
@@ -163,6 +169,13 @@ def test_map_with_a_nan_has_an_empty_mask_and_no_other_has():
         ([0.5], "paper", TypeError, "saliency must be a Tensor, got list"),
         (MASKS, "paper", TypeError, "saliency must have dtype .*, got bool"),
         (torch.zeros(4), "paper", ValueError, r"saliency must have shape .*, got \(4,\)"),
+        # A single map: its rows would each get a threshold of their own.
+        (
+            torch.zeros(32, 48),
+            "paper",
+            ValueError,
+            r"saliency must have shape \(B, H, W\) .* saliency\[None\], got \(32, 48\)",
+        ),
         (SALIENCY, 2, TypeError, "variant must be a string, got int"),
         (SALIENCY, "otsu", ValueError, "variant must be one of paper, capped, got 'otsu'"),
     ],
@@ -193,6 +206,18 @@ def test_code_is_that_of_the_mean_and_not_of_most_pixels(device):
     input = torch.tensor([[[0.51, 0.51, 0.0], [0.49, 0.49, 1.0]]], device=device.torch_device)
     target = torch.zeros(1, 3, dtype=torch.uint8, device=device.torch_device)
     assert code_usage(input, target, 1).code.tolist() == [[1]]
+
+
+@on_every_device
+def test_code_of_logits_is_that_of_their_softmax(device):
+    # The mean of the logits is largest in channel 0, by one pixel; their softmax prefers channel 1 at two of three.
+    logits = torch.tensor([[[100.0, 0.0, 0.0], [0.0, 5.0, 5.0]]], device=device.torch_device)
+    target = torch.zeros(1, 3, dtype=torch.uint8, device=device.torch_device)
+    assert code_usage(logits, target, 1).code.tolist() == [[0]]
+    usage = code_usage(logits, target, 1, activation="softmax")
+    assert usage.code.tolist() == [[1]]
+    for ours, theirs in zip(usage, code_usage(logits.softmax(1), target, 1), strict=True):
+        assert torch.equal(ours, theirs)
 
 
 @on_every_device
@@ -236,5 +261,7 @@ def test_code_usage_names_a_wrong_argument():
         code_usage([0.5], torch.zeros(1), 3)
     with pytest.raises(ValueError, match=r"num_regions must lie in .*, got 0"):
         code_usage(torch.zeros(1, 2, 3), torch.zeros(1, 3, dtype=torch.int64), 0)
+    with pytest.raises(ValueError, match=r"activation must be None or 'softmax', got 'relu'"):
+        code_usage(torch.zeros(1, 2, 3), torch.zeros(1, 3, dtype=torch.int64), 3, activation="relu")
     with pytest.raises(ValueError, match=r"target must .*got 5"):
         code_usage(torch.zeros(1, 2, 3), torch.full((1, 3), 5), 3)

@@ -129,6 +129,34 @@ def test_loader_workers_may_use_cas_ext():
     assert torch.equal(losses[0], cas_ext.cas_loss(*here, num_regions=3))
 
 
+class InstanceIds(torch.utils.data.Dataset):
+    """Two images, one of few regions and one of many; each is compacted by itself."""
+
+    REGIONS = (3, 300)
+
+    def __init__(self, first):
+        self.order = (first, 1 - first)
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        ids = 7 * (torch.arange(600).view(1, 20, 30) % self.REGIONS[self.order[index]])
+        target, num_regions = cas_ext.compact_regions(ids)
+        return target[0], num_regions
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("first", [0, 1])
+def test_images_compacted_one_by_one_keep_their_labels_in_a_batch(first, workers):
+    # A worker stacks into the dtype of the first image: in int8, label 156 of the other would be -100, which is ignored.
+    (batch, counts), *others = torch.utils.data.DataLoader(InstanceIds(first), batch_size=2, num_workers=workers)
+    assert not others
+    assert counts.tolist() == [InstanceIds.REGIONS[i] for i in (first, 1 - first)]
+    for target, regions in zip(batch, counts.tolist(), strict=True):
+        assert torch.equal(target.flatten().long(), torch.arange(600) % regions)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_scripting_the_module_says_what_to_use_instead():
     for module in (cas_ext.CASLoss(), Step()):
