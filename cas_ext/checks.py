@@ -27,7 +27,7 @@ UNREADABLE = (
     "num_regions must be given where no label can be read: under vmap, for meta tensors, in torch.export and "
     "torch.compile(fullgraph=True); got None"
 )
-ALWAYS_INFERRED = 2**16  # regions that are taken for meant, however few the pixels: a table of so many is small
+ALWAYS_INFERRED = 2**20  # regions that are taken for meant, however few the pixels
 
 
 def _names(values: Any) -> str:

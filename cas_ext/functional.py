@@ -66,7 +66,7 @@ def cas_loss(
         num_regions: a bound N on the labels, in [1, 2**31 - 1]; memory is O(B N M). None takes max label + 1: it reads one
             number back from a GPU and breaks the graph of torch.compile. It is an error where no label can be read (under
             vmap, for meta tensors, in torch.export and torch.compile(fullgraph=True)), and where N would exceed both the
-            number of pixels and 65536: such labels are ids, which `cas_ext.compact_regions` renumbers.
+            number of pixels and 2**20: such labels are ids, which `cas_ext.compact_regions` renumbers.
         ignore_index: pixels with this label take no part and get gradient 0.
         pairs: "ordered" sums over i != j (Eq. 1), "unordered" counts each pair once, "mean" divides by the number of
             regions - 1, so that the term does not grow with the square of the number of regions.

@@ -104,27 +104,27 @@ def test_label_is_not_cut_to_fewer_bits(device, label_dtype, label):
     both_fail(input, target, label, (1, 0, 0), validate=True)
 
 
-@pytest.mark.parametrize("label", [2**16, 10**6, 2_000_000_000, 2**31 - 2, 2**31 - 1, 2**63 - 1])
+@pytest.mark.parametrize("label", [2**20, 10**8, 2_000_000_000, 2**31 - 2, 2**31 - 1, 2**63 - 1])
 def test_missing_num_regions_is_not_taken_from_an_id_that_is_no_label(label):
     # The table would be as long as the id: gigabytes for a mask of 16 pixels.
     input, target = problem()
     target[1, 0, 3] = label
-    with pytest.raises(ValueError, match=rf"^cas_loss: target must hold labels below 65536 .*got {label};") as raised:
+    with pytest.raises(ValueError, match=rf"^cas_loss: target must hold labels below 1048576 .*got {label};") as raised:
         cas_ext.cas_loss(input, target)
     assert "cas_ext.compact_regions renumbers arbitrary ids" in str(raised.value)
     assert (f"num_regions={label + 1} forces" in str(raised.value)) == (label < 2**31 - 1)
     assert torch.isfinite(cas_ext.cas_loss(input, target, ignore_index=label))
 
 
-def test_missing_num_regions_allows_a_region_for_each_pixel_and_at_least_65536():
+def test_missing_num_regions_allows_a_region_for_each_pixel_and_at_least_a_million():
     input, target = problem()
-    target[1, 0, 3] = 2**16 - 1
-    expected = cas_ext.cas_loss(input, target, num_regions=2**16)
+    target[1, 0, 3] = 2**20 - 1
+    expected = cas_ext.cas_loss(input, target, num_regions=2**20)
     assert torch.equal(cas_ext.cas_loss(input, target), expected)
-    target = torch.arange(70_000).reshape(2, 35_000)
-    assert torch.isfinite(cas_ext.cas_loss(torch.zeros(2, 1, 35_000), target))
-    with pytest.raises(ValueError, match=r"labels below 70000 .*got 70000; .*num_regions=70001 forces"):
-        cas_ext.cas_loss(torch.zeros(2, 1, 35_000), target + 1)
+    target = torch.arange(1_200_000).reshape(2, 600_000)
+    assert torch.isfinite(cas_ext.cas_loss(torch.zeros(2, 1, 600_000), target))
+    with pytest.raises(ValueError, match=r"labels below 1200000 .*got 1200000; .*num_regions=1200001 forces"):
+        cas_ext.cas_loss(torch.zeros(2, 1, 600_000), target + 1)
 
 
 @pytest.mark.parametrize("layout", TARGET_LAYOUTS)
@@ -277,6 +277,6 @@ def test_reference_does_not_take_num_regions_from_an_id_that_is_no_label():
     input, target = problem()
     target[1, 0, 3] = 2_000_000_000
     with pytest.raises(
-        ValueError, match=r"^reference\.cas_loss: target must hold labels below 65536 .*got 2000000000;"
+        ValueError, match=r"^reference\.cas_loss: target must hold labels below 1048576 .*got 2000000000;"
     ):
         cas_ext.reference.cas_loss(input, target)
