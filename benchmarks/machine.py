@@ -82,7 +82,7 @@ def describe(device: str, command: str) -> dict[str, object]:
     cpu = f"{_cpu_name()}, {torch.backends.cpu.get_cpu_capability()}"
     driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if device == "cuda" else None
     asked = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("CAS_EXT_CPU_")]
-    commit = _output("git", "rev-parse", "HEAD")
+    commit = _output("git", "rev-parse", "HEAD") or os.environ.get("CAS_EXT_COMMIT")  # for a copy without .git
     # New results beside the code are no change of it.
     if commit and _output("git", "status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results"):
         commit += " with local changes"

@@ -27,7 +27,8 @@ class Case:
     softmax: bool = False
 
 
-# Odd sizes leave unaligned rows and ragged tiles; the region counts lie on both sides of every change of kernel.
+# Odd sizes leave unaligned rows and ragged tiles, the others are loaded 16 bytes at a time; the region counts lie on both
+# sides of every change of kernel.
 CASES = (
     Case((2, 2, 33, 35), 2),
     Case((2, 2, 33, 35), 2, torch.bfloat16, torch.int64),
@@ -50,6 +51,22 @@ CASES = (
     Case((2, 7, 30, 31), 3, torch.bfloat16, softmax=True),
     Case((2, 40, 30, 31), 3, torch.float16, channels_last=True, softmax=True),
     Case((2, 70, 30, 31), 3, torch.float64, softmax=True),
+    Case((2, 2, 32, 32), 2),
+    Case((2, 2, 32, 32), 2, channels_last=True),
+    Case((2, 2, 32, 32), 2, torch.bfloat16),
+    Case((2, 2, 32, 32), 2, torch.bfloat16, channels_last=True),
+    Case((2, 2, 32, 32), 3, softmax=True),
+    Case((1, 3, 8, 8, 8), 20),
+    Case((1, 4, 64, 64), 20),
+    Case((1, 4, 64, 64), 20, channels_last=True),
+    Case((1, 21, 32, 32), 20),
+    Case((1, 21, 32, 32), 20, torch.bfloat16),
+    Case((1, 40, 24, 24), 20),
+    Case((1, 40, 24, 24), 20, torch.bfloat16),
+    Case((1, 32, 24, 24), 100, channels_last=True),
+    Case((1, 32, 24, 24), 100, torch.bfloat16, channels_last=True),
+    Case((2, 8, 40, 40), 20, torch.float16),
+    Case((2, 8, 40, 40), 20, torch.float16, channels_last=True),
 )
 # Loss relative to its two terms, gradient relative to its largest element: rounding to the type of the gradient.
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}

@@ -68,7 +68,7 @@ struct AccumulateParams {
   double* scatter;         // (B, N)
   int64_t* first_invalid;  // (B) pixel index of the first label out of range, or kNoPixel
   // CUDA only: what each of `splits` blocks of an image saw, where there are several, and what the last one does:
-  // csrc/cuda/launch.cuh.
+  // csrc/cuda/launch.h.
   int64_t splits;
   int64_t pixels_per_split;
   double* partial_mean;          // (B, splits, N, M); not read where partial_count is 0

@@ -63,6 +63,7 @@ def test_apply_refuses(table, message):
         apply(**table)
 
 
+@pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_apply_refuses_tables_of_another_device():
     input, target = torch.rand(1, 2, 5, device="cuda"), torch.zeros(1, 5, dtype=torch.uint8, device="cuda")

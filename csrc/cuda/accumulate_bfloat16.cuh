@@ -1,11 +1,12 @@
 // accumulate_bfloat16_kernel: bfloat16, N <= kMatrixRegions, kMatrixLeast <= M <= kMatrixChannels, no softmax.
 // Grid:   B * splits blocks. A block owns pixels_per_split consecutive pixels of one image and a table (N, M) of its
 //         own in global memory. It walks its pixels in intervals that meet kPlainRegions regions at most.
-// Block:  a warp for every kWarpChannels channels, at most kMatrixWarps; more channels take several passes over an
+// Block:  a warp for every 8 kLane channels, at most kMatrixWarps; more channels take several passes over an
 //         interval's labels. Warps wait for each other only between intervals.
-// Warp:   all pixels of kWarpChannels channels, in chunks of kPlainChunk; sums of every region of the interval in
+// Warp:   all pixels of 8 kLane channels, in chunks of kPlainChunk; sums of every region of the interval in
 //         registers, by tensor cores (matrix.cuh). Blocks of 16 regions that a chunk does not meet are skipped.
-// Lane:   (g, t): channels 2g and 2g + 1 of 8 pixels of a chunk, V neighbours at once. The next two chunks' values
+// Lane:   (g, t): kLane channels, from kLane g on, of 8 pixels of a chunk, V neighbours at once. The next two
+// chunks' values
 //         (V = 1: the next one's) are under way meanwhile.
 // Bytes:  reads P (M e + l) per image once; per interval and region in it, reads and writes a row of the table (in L2).
 // Why:    8 bits need no pilots (docs/maths.md): of 1,024 values that are close enough for anything to cancel, a float
@@ -19,12 +20,6 @@
 #include "chunk_values.cuh"
 
 namespace cas_ext {
-
-// Blocks of kMatrixWarps warps that a multiprocessor must be able to hold, as many as registers allow without spilling.
-constexpr int bfloat16_blocks(int V, int products) {
-  if (products <= 2) return V > 1 ? 3 : 2;
-  return V == 8 && !kProductsTakeMore ? 3 : 2;
-}
 
 // Squares of a pair of values: rounded, and what is left, which is a bfloat16 number too.
 __device__ __forceinline__ void square_pair(uint32_t pair, uint32_t& rounded, uint32_t& rest) {
@@ -42,13 +37,15 @@ __device__ __forceinline__ uint32_t spoiled_of(uint32_t pair) {
 }
 
 // `pass`: the first channel of this pass.
+template <int kLane>
 __device__ __forceinline__ WarpPlace place_of(const AccumulateParams& p, unsigned thread, unsigned pass) {
-  return {thread, pass + thread / kWarpSize * static_cast<unsigned>(kWarpChannels),
-          static_cast<unsigned>(p.shape.channels)};
+  return {thread, pass + thread / kWarpSize * 8 * kLane, static_cast<unsigned>(p.shape.channels)};
 }
 
 // Takes out such values: 0 times one is a NaN in the sums of all regions. Notes whose sums they spoil.
-__device__ __forceinline__ void keep_spoiled_apart(PlainShared& shared, unsigned chunk_begin, uint32_t (&pair)[4][2]) {
+template <int kLane>
+__device__ __forceinline__ void keep_spoiled_apart(PlainShared& shared, unsigned chunk_begin,
+                                                   uint32_t (&pair)[4][kLane]) {
   const WarpPlace own(thread_again(), 0, 0);
   if (own.lane == 0) shared.any_spoiled[own.warp] = true;
 #pragma unroll 1
@@ -58,9 +55,9 @@ __device__ __forceinline__ void keep_spoiled_apart(PlainShared& shared, unsigned
       const unsigned shift = j % 2 * 16;
       const unsigned place = shared.code[chunk_begin + lane_pixel<__nv_bfloat16>(own.t, j)] - kFirstPlace;
 #pragma unroll
-      for (unsigned h = 0; h < 2; ++h) {
+      for (unsigned h = 0; h < kLane; ++h) {
         if (own.t != t || !(spoiled_of(pair[j / 2][h]) >> shift & 0x8000u)) continue;
-        if (place < kPlainRegions) shared.spoiled[own.warp][place][2 * own.g + h] = true;
+        if (place < kPlainRegions) shared.spoiled[own.warp][place][kLane * own.g + h] = true;
         pair[j / 2][h] &= ~(0xffffu << shift);
       }
     }
@@ -69,12 +66,12 @@ __device__ __forceinline__ void keep_spoiled_apart(PlainShared& shared, unsigned
 }
 
 // Adds a warp's sums of an interval to the table.
-template <int kProducts>
+template <int kProducts, int kLane>
 __device__ __forceinline__ void add_interval(const AccumulateParams& p, PlainShared& shared, unsigned pass,
-                                             const RegionSums (&sums)[kProducts][2],
-                                             const RegionSums (&squares)[kProducts][2],
-                                             const RegionSums (&lost)[kProducts][2]) {
-  const WarpPlace own = place_of(p, thread_again(), pass);
+                                             const RegionSums (&sums)[kProducts][kLane],
+                                             const RegionSums (&squares)[kProducts][kLane],
+                                             const RegionSums (&lost)[kProducts][kLane]) {
+  const WarpPlace own = place_of<kLane>(p, thread_again(), pass);
   const bool any_spoiled = shared.any_spoiled[own.warp];
   constexpr double kScale = 1 / kOneHot;
 #pragma unroll
@@ -89,12 +86,12 @@ __device__ __forceinline__ void add_interval(const AccumulateParams& p, PlainSha
         double* const row =
             p.partial_mean + (block_again() * p.shape.regions + shared.region[place]) * p.shape.channels + own.channel;
 #pragma unroll
-        for (unsigned e = 0; e < 4; ++e) {  // neighbouring channels
-          const unsigned m = 4 * own.t + e;
+        for (unsigned e = 0; e < 2 * kLane; ++e) {  // neighbouring channels
+          const unsigned m = 2 * kLane * own.t + e;
           if (m >= own.channels) break;
-          double sum = (known ? row[m] : 0) + kScale * sums[i][e % 2][2 * half + e / 2];
-          square += squares[i][e % 2][2 * half + e / 2];
-          square -= lost[i][e % 2][2 * half + e / 2];
+          double sum = (known ? row[m] : 0) + kScale * sums[i][e % kLane][2 * half + e / kLane];
+          square += squares[i][e % kLane][2 * half + e / kLane];
+          square -= lost[i][e % kLane][2 * half + e / kLane];
           if (any_spoiled && shared.spoiled[own.warp][place][m]) {
             sum = not_a_number();
             shared.spoiled[own.warp][place][m] = false;
@@ -137,7 +134,7 @@ __device__ __forceinline__ void end_interval(const AccumulateParams& p, PlainSha
 // Makes moments of the block's sums.
 __device__ __forceinline__ void write_moments(const AccumulateParams& p, const PlainShared& shared) {
   const unsigned N = static_cast<unsigned>(p.shape.regions), M = static_cast<unsigned>(p.shape.channels);
-  const WarpPlace own = place_of(p, thread_again(), 0);
+  const WarpPlace own(thread_again(), 0, M);
   for (unsigned region = own.warp; region < N; region += blockDim.x / kWarpSize) {
     const int64_t cell = block_again() * p.shape.regions + region;
     const bool met = shared.place[region] == kMetBefore;
@@ -156,14 +153,18 @@ __device__ __forceinline__ void write_moments(const AccumulateParams& p, const P
   }
 }
 
-template <int V, bool kInterleaved, int kProducts>
-__global__ void __launch_bounds__(kMatrixWarps* kWarpSize, bfloat16_blocks(V, kProducts))
+constexpr int bfloat16_blocks(int V, int lane, bool few) {
+  return kProductsTakeMore && !few ? 2 : bfloat16_warps_held(V, lane, few) / kMatrixWarps;
+}
+
+template <int V, bool kInterleaved, int kProducts, int kLane>
+__global__ void __launch_bounds__(kMatrixWarps* kWarpSize, bfloat16_blocks(V, kLane, kProducts == kFewProducts))
     accumulate_bfloat16_kernel(AccumulateParams p) {
   const unsigned regions = static_cast<unsigned>(p.shape.regions), M = static_cast<unsigned>(p.shape.channels);
   const int64_t pixel_stride = kInterleaved ? p.input.pixel_stride : 1;
   const int64_t channel_stride = kInterleaved ? 1 : p.input.channel_stride;
   auto& shared = *reinterpret_cast<PlainShared*>(shared_arena());
-  const unsigned pass = blockDim.x / kWarpSize * static_cast<unsigned>(kWarpChannels);
+  const unsigned pass = blockDim.x / kWarpSize * 8 * kLane;
 
   const auto [b, split] = block_place(p.splits);
   if (threadIdx.x == 0) {
@@ -186,26 +187,28 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, bfloat16_blocks(V, kP
   __syncthreads();
 
   constexpr unsigned kAhead = V > 1 ? 2 : 1;  // single values take a register each
-  ChunkValues<__nv_bfloat16, V, kInterleaved> ahead[kAhead];
+  ChunkValues<__nv_bfloat16, V, kInterleaved, kLane> ahead[kAhead];
   const __nv_bfloat16* from = nullptr;
   unsigned left = 0, lane_channels = 0;  // pixels of the block from `from` on; channels
   const auto load_next = [&](auto& values) {
-    const unsigned channels = kInterleaved && V == 2 ? 2 : lane_channels;  // those come together
-    values.load(from, kInterleaved ? pixel_stride : channel_stride, left, channels);
+    values.load(from, kInterleaved ? pixel_stride : channel_stride, left, lane_channels);
     from += kPlainChunk * pixel_stride;
     left = left > kPlainChunk ? left - kPlainChunk : 0;
   };
   const auto begin_pass = [&](unsigned channel) {
-    const WarpPlace own = place_of(p, thread_again(), channel);
+    const WarpPlace own = place_of<kLane>(p, thread_again(), channel);
     const unsigned image = block_again() / static_cast<unsigned>(p.splits), done = shared.done, size = shared.size;
-    const unsigned place = lane_pixel<__nv_bfloat16>(own.t, 0), m = 2 * own.g;
+    const unsigned place = lane_pixel<__nv_bfloat16>(own.t, 0), m = kLane * own.g;
     const int64_t pixel = shared.first_label - image * p.shape.pixels + done + place;
     from = static_cast<const __nv_bfloat16*>(p.input.data) + image * p.input.image_stride + pixel * pixel_stride +
            (own.channel + m) * channel_stride;
-    left = size - done > place && m < own.channels ? size - done - place : 0;
+    left = size - done > place ? size - done - place : 0;
     lane_channels = m < own.channels ? own.channels - m : 0;
 #pragma unroll
-    for (auto& values : ahead) load_next(values);
+    for (auto& values : ahead) {
+      values.clear();
+      load_next(values);
+    }
   };
   if (pass >= M) begin_pass(0);
 
@@ -213,17 +216,17 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, bfloat16_blocks(V, kP
     begin_interval(shared, p.target, regions);
     for (unsigned channel = 0; channel < M; channel += pass) {
       if (pass < M) begin_pass(channel);
-      if (place_of(p, thread_again(), channel).channels == 0) continue;
-      RegionSums sums[kProducts][2] = {}, squares[kProducts][2] = {}, lost[kProducts][2] = {};
+      if (place_of<kLane>(p, thread_again(), channel).channels == 0) continue;
+      RegionSums sums[kProducts][kLane] = {}, squares[kProducts][kLane] = {}, lost[kProducts][kLane] = {};
       for (unsigned step = 0; step < shared.length; step += kPlainStep) {
 #pragma unroll
         for (unsigned c = 0; c < kPlainStep / kPlainChunk; ++c) {
           const unsigned x = step + c * kPlainChunk;
-          uint32_t pair[4][2], spoiled = 0;  // of pixels 2k and 2k + 1, of channel h
+          uint32_t pair[4][kLane], spoiled = 0;  // of pixels 2k and 2k + 1, of channel h
 #pragma unroll
           for (unsigned k = 0; k < 4; ++k) {
 #pragma unroll
-            for (unsigned h = 0; h < 2; ++h) {
+            for (unsigned h = 0; h < kLane; ++h) {
               pair[k][h] = ahead[c % kAhead].pair(k, h);
               spoiled |= spoiled_of(pair[k][h]);
             }
@@ -247,7 +250,7 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, bfloat16_blocks(V, kP
               onehot[k / 2][k % 2 * 2 + 1] = equal_codes(code[k], row + 8 * 0x10001u);
             }
 #pragma unroll
-            for (unsigned h = 0; h < 2; ++h) {
+            for (unsigned h = 0; h < kLane; ++h) {
               // Tensor cores cut off what they add, so they add up 32 values or 16 squares; these sums are rounded.
               RegionSums found = {0, 0, 0, 0}, of_squares[2] = {};
 #pragma unroll

@@ -1,11 +1,12 @@
 // accumulate_matrix_kernel: floats, N <= kMatrixRegions, kMatrixLeast <= M, no softmax: any mask costs about the same.
 // Grid:   B * splits blocks. A block owns pixels_per_split consecutive pixels of one image and a table (N, M) of its
 //         own in global memory. It walks its pixels in intervals, and those in steps of kStepPixels.
-// Block:  a warp for every kWarpChannels channels, at most kMatrixWarps; more channels take several passes over an
+// Block:  a warp for every 8 kLane channels, at most kMatrixWarps; more channels take several passes over an
 //         interval's labels.
-// Warp:   all pixels of kWarpChannels channels, in chunks of kChunkPixels; sums of every region in registers, by tensor
+// Warp:   all pixels of 8 kLane channels, in chunks of kChunkPixels; sums of every region in registers, by tensor
 //         cores (matrix.cuh), which multiply blocks of 16 regions that a chunk does not meet by nothing: it skips them.
-// Lane:   (g, t): channels 2g and 2g + 1 of 8 pixels of a chunk, V neighbours at once. The next chunk's values are
+// Lane:   (g, t): channels kLane g to kLane g + kLane - 1 of 8 pixels of a chunk, V neighbours at once. The next
+// chunk's values are
 //         under way meanwhile.
 // Bytes:  reads P (M e + l) per image once; per interval and region in it, reads and writes a row of the table (in L2).
 // Why:    values go from global memory to products without passing through shared memory. Sums are about pilots that
@@ -17,12 +18,9 @@
 
 namespace cas_ext {
 
-// Blocks of kMatrixWarps warps that a multiprocessor must be able to hold: as many as shared memory has room for, or as
-// registers allow without spilling.
-constexpr int matrix_blocks(int products) { return products <= 2 ? 4 : 3; }
-
-template <int V, bool kInterleaved, int kProducts>
-__global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProducts))
+template <int V, bool kInterleaved, int kProducts, int kLane>
+__global__ void __launch_bounds__(kMatrixWarps* kWarpSize,
+                                  matrix_warps_held(kLane, kProducts == kFewProducts) / kMatrixWarps)
     accumulate_matrix_kernel(AccumulateParams p) {
   const int64_t N = p.shape.regions, P = p.shape.pixels;
   const unsigned regions = static_cast<unsigned>(N), M = static_cast<unsigned>(p.shape.channels);
@@ -35,9 +33,9 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
   const float* const input = static_cast<const float*>(p.input.data) + b * p.input.image_stride + begin * pixel_stride;
   auto& shared = *reinterpret_cast<MatrixShared*>(shared_arena());
 
-  constexpr unsigned kChannels = kWarpChannels;
+  constexpr unsigned kChannels = 8 * kLane;
   const unsigned warps = blockDim.x / kWarpSize, pass = warps * kChannels;
-  MatrixPlace own(p, threadIdx.x, threadIdx.x / kWarpSize * kChannels);
+  MatrixPlace<kLane> own(p, threadIdx.x, threadIdx.x / kWarpSize * kChannels);
 
   clear_arrivals(p, b, split);
   for (unsigned i = threadIdx.x; i < regions; i += blockDim.x) {
@@ -63,8 +61,8 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
     unsigned channels;      // from the lane's on
   } next;
   const auto begin_pass = [&](unsigned done, unsigned length, unsigned channel) {
-    const MatrixPlace here(p, thread_again(), channel + thread_again() / kWarpSize * kChannels);
-    const unsigned place = lane_pixel<float>(here.t, 0), m = 2 * here.g;
+    const MatrixPlace<kLane> here(p, thread_again(), channel + thread_again() / kWarpSize * kChannels);
+    const unsigned place = lane_pixel<float>(here.t, 0), m = kLane * here.g;
     next.from = input + (done + place) * pixel_stride + (here.channel + m) * channel_stride;
     next.left = whole_steps(length);
     next.beyond = next.left - length + place;
@@ -78,9 +76,11 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
     __syncwarp();
   };
   begin_pass(0, shared.length, 0);
-  ChunkValues<float, V, kInterleaved> values;
+  ChunkValues<float, V, kInterleaved, kLane> values;
+  values.clear();
   const auto load_next = [&] {
     if (next.left == 0) return;
+    if (V == 1 && pass < M) values.clear();  // other channels were in it
     values.load(next.from, kInterleaved ? pixel_stride : channel_stride,
                 next.left > next.beyond ? next.left - next.beyond : 0, next.channels);
     next.from += kChunkPixels * pixel_stride;
@@ -97,14 +97,14 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
   };
   load_next();
 
-  RegionSums sums[kProducts][2];
+  RegionSums sums[kProducts][kLane];
   while (shared.done < shared.size) {
     read_labels(shared, p.target, regions, own.stride);
     for (own.channel = own.warp * kChannels; own.channel < M + own.warp * kChannels; own.channel += pass) {
       own.channels = own.channel < M ? M - own.channel : 0;
       if (own.lane == 0) shared.run_region[own.warp] = regions;
 #pragma unroll
-      for (auto& of_threads : shared.run) of_threads[threadIdx.x] = 0;
+      for (unsigned row = 0; row <= kLane; ++row) shared.run_of(row, threadIdx.x) = 0;
       for (unsigned i = own.lane; i < regions; i += kWarpSize) {
         shared.seen[own.warp][i] = static_cast<uint16_t>(shared.total[i] < 0xffff ? shared.total[i] : 0xffff);
       }
@@ -117,16 +117,16 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
         }
       }
       __syncwarp();
-      const float2* const pilots = pilots_of(shared, own, 0) - kFirstCode;
+      const float* const pilots = pilots_of(shared, own, 0) - 2 * kFirstCode;
       for (unsigned step = 0; step < shared.length; step += kStepPixels) {
 #pragma unroll
         for (unsigned c = 0; c < kStepPixels / kChunkPixels; ++c) {
           const unsigned x = step + c * kChunkPixels;
-          LaneValues s;
+          LaneValues<kLane> s;
 #pragma unroll
           for (unsigned j = 0; j < 8; ++j) {
 #pragma unroll
-            for (unsigned h = 0; h < 2; ++h) s[j][h] = values.at(j, h);
+            for (unsigned h = 0; h < kLane; ++h) s[j][h] = values.at(j, h);
           }
           load_next();
           if (own.channels == 0) continue;
@@ -134,22 +134,23 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
           const unsigned products = shared.products[x / kChunkPixels];
           if (products == kUniform) {
             const unsigned region = shared.region[x];
-            if (region != shared.run_region[own.warp]) end_run(p, shared, own.channel, region);
-            const float2 pilot = *pilots_of(shared, own, region);
-            float sum[2][4], square[4];  // of pairs of pixels
+            if (region != shared.run_region[own.warp]) end_run<kLane>(p, shared, own.channel, region);
+            float pilot[kLane], sum[kLane][4], square[4] = {};  // of pairs of pixels
+            load_pilots(pilots_of(shared, own, region), pilot);
 #pragma unroll
             for (unsigned k = 0; k < 4; ++k) {
-              const float a[2] = {s[2 * k][0] - pilot.x, s[2 * k + 1][0] - pilot.x};
-              const float b[2] = {s[2 * k][1] - pilot.y, s[2 * k + 1][1] - pilot.y};
-              sum[0][k] = a[0] + a[1];
-              sum[1][k] = b[0] + b[1];
-              square[k] = (a[0] * a[0] + a[1] * a[1]) + (b[0] * b[0] + b[1] * b[1]);
+#pragma unroll
+              for (unsigned h = 0; h < kLane; ++h) {
+                const float a = s[2 * k][h] - pilot[h], b = s[2 * k + 1][h] - pilot[h];
+                sum[h][k] = a + b;
+                square[k] += a * a + b * b;
+              }
             }
 #pragma unroll
-            for (unsigned h = 0; h < 2; ++h) {
-              shared.run[h][thread] += (sum[h][0] + sum[h][1]) + (sum[h][2] + sum[h][3]);
+            for (unsigned h = 0; h < kLane; ++h) {
+              shared.run_of(h, thread) += (sum[h][0] + sum[h][1]) + (sum[h][2] + sum[h][3]);
             }
-            shared.run[2][thread] += (square[0] + square[1]) + (square[2] + square[3]);
+            shared.run_of(kLane, thread) += (square[0] + square[1]) + (square[2] + square[3]);
             continue;
           }
           uint32_t code[4];  // of pairs of pixels
@@ -163,14 +164,17 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
           if (const unsigned young = shared.any_young ? shared.young[x / kChunkPixels] : 0; young != 0) {
             met = meet_regions(p, shared, own.channel, x, young, s);
           }
-          LaneValues d;
-          float square[8];
+          LaneValues<kLane> d;
+          float square[8] = {};
 #pragma unroll
           for (unsigned j = 0; j < 8; ++j) {
-            const float2 pilot = pilots[j % 2 ? code[j / 2] >> 16 : code[j / 2] & 0xffff];
-            d[j][0] = s[j][0] - pilot.x;
-            d[j][1] = s[j][1] - pilot.y;
-            square[j] = d[j][0] * d[j][0] + d[j][1] * d[j][1];
+            float pilot[kLane];
+            load_pilots(pilots + 2 * (j % 2 ? code[j / 2] >> 16 : code[j / 2] & 0xffff), pilot);
+#pragma unroll
+            for (unsigned h = 0; h < kLane; ++h) {
+              d[j][h] = s[j][h] - pilot[h];
+              square[j] += d[j][h] * d[j][h];
+            }
           }
           const float all =
               ((square[0] + square[1]) + (square[2] + square[3])) + ((square[4] + square[5]) + (square[6] + square[7]));
@@ -180,7 +184,7 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
             for (unsigned j = 0; j < 8; ++j) {
               const bool known = met >> lane_pixel<float>(own.t, j) & 1;
 #pragma unroll
-              for (unsigned h = 0; h < 2; ++h) d[j][h] = known && has_parts(d[j][h]) ? 0.f : d[j][h];
+              for (unsigned h = 0; h < kLane; ++h) d[j][h] = known && has_parts(d[j][h]) ? 0.f : d[j][h];
             }
             if (apart) keep_nonfinite_apart(p, shared, own.channel, x, d);
           }
@@ -190,11 +194,11 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
                 shared.squares() + thread / 4 * kSquareStride + c * kChunkPixels + lane_pixel<float>(thread % 4, j);
             *reinterpret_cast<float4*>(to) = make_float4(square[j], square[j + 1], square[j + 2], square[j + 3]);
           }
-          PartPairs part[2][2][kParts];  // of 16 pixels, of channel h
+          PartPairs part[2][kLane][kParts];  // of 16 pixels, of channel h
 #pragma unroll
           for (unsigned j = 0; j < 8; j += 2) {
 #pragma unroll
-            for (unsigned h = 0; h < 2; ++h) split_pair(d[j][h], d[j + 1][h], part[j / 4][h], j / 2 % 2);
+            for (unsigned h = 0; h < kLane; ++h) split_pair(d[j][h], d[j + 1][h], part[j / 4][h], j / 2 % 2);
           }
           // Region g's code twice, of each product: from `thread`, else those of all products would wait in registers.
           const uint32_t eight = 8 * (own.stride / 2) * 0x10001u;
@@ -210,7 +214,7 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
               onehot[k / 2][k % 2 * 2 + 1] = equal_codes(code[k], other);
             }
 #pragma unroll
-            for (unsigned h = 0; h < 2; ++h) {
+            for (unsigned h = 0; h < kLane; ++h) {
               RegionSums found = {0, 0, 0, 0};  // by tensor cores, which cut off what they add; the rest is rounded
 #pragma unroll
               for (int q = kParts - 1; q >= 0; --q) {  // small parts first
@@ -229,7 +233,7 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
         __syncthreads();
       }
       if (own.channels > 0) {
-        end_run(p, shared, own.channel, regions);
+        end_run<kLane>(p, shared, own.channel, regions);
         add_to_table(p, shared, own.channel, sums);
       }
       __syncwarp();  // sums and pilots of the next pass: of other channels
@@ -237,7 +241,7 @@ __global__ void __launch_bounds__(kMatrixWarps* kWarpSize, matrix_blocks(kProduc
     close_interval(shared, regions);
   }
 
-  write_table(p, shared);
+  write_table<kLane>(p, shared);
   const long long invalid =
       block_min<kMatrixWarps>(own.lane == 0 ? shared.first_invalid[own.warp] : kNoPixel, shared.first_invalid);
   if (threadIdx.x == 0)

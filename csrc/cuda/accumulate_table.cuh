@@ -14,6 +14,7 @@
 //         pilot of the same 256 pixels, so nothing cancels; tiles merge by Chan's rule.
 #pragma once
 
+#include "arrival.cuh"
 #include "softmax.cuh"
 #include "tile_sums.cuh"
 

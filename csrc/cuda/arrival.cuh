@@ -2,11 +2,11 @@
 // memset would be a launch of its own, and a counter that is kept between launches would be shared by streams and by
 // captured graphs.
 //
-// A word of workspace holds whatever it held. Every block begins by claiming it: where it does not find this launch's
-// number, it writes it. A block that finishes adds one, and the last one clears the word, so that a graph that is
-// replayed, with the same number, starts anew. Numbers have 52 bits and read as NaN: no count and no table looks like
-// one, and random bits do once in 2^52. Where there are two kernels anyway, the first clears the words for the second,
-// which counts from 0. No block tries again and again: hundreds that finish together would wait for each other.
+// A word of workspace holds whatever it held. Every block claims it before it finishes: where it does not find this
+// launch's number, it writes it. A block that finishes adds one, and the last one clears the word, so that a graph that
+// is replayed, with the same number, starts anew. Numbers have 52 bits and read as NaN: no count and no table looks
+// like one, and random bits do once in 2^52. Where there are two kernels anyway, the first clears the words for the
+// second, which counts from 0. No block tries again and again: hundreds that finish together would wait for each other.
 #pragma once
 
 #include "device.cuh"
@@ -39,7 +39,7 @@ __device__ __forceinline__ void clear_arrivals(const AccumulateParams& p, int64_
   if (b == 0) p.arrivals[p.shape.images] = 0;
 }
 
-// A block's first act, where the last one of this kernel goes on: claims the words on which it may arrive.
+// Where the last block of this kernel goes on: claims the words on which this one may arrive later.
 __device__ __forceinline__ void begin_arrivals(const AccumulateParams& p, int64_t b, int64_t split) {
   clear_arrivals(p, b, split);
   if (p.launch == 0 || threadIdx.x != 0) return;

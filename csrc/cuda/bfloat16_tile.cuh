@@ -32,12 +32,12 @@ struct alignas(16) PlainShared {
   uint32_t length, present;                    // pixels of the interval, and regions that it meets
   uint32_t pixels[kPlainRegions];              // of each
   uint8_t region[kPlainRegions];
-  bool known[kPlainRegions];                                 // whether the block had met the region before
-  bool any_spoiled[kMatrixWarps];                            // whether there are any in what follows
-  bool spoiled[kMatrixWarps][kPlainRegions][kWarpChannels];  // a value was not finite
-  uint8_t place[kMatrixRegions];                             // of every region: its number in the interval
-  uint8_t products[kPlainInterval / kPlainChunk];            // which 16 regions each chunk meets
-  alignas(16) uint16_t code[kPlainInterval];                 // first: regions, N for none
+  bool known[kPlainRegions];                                   // whether the block had met the region before
+  bool any_spoiled[kMatrixWarps];                              // whether there are any in what follows
+  bool spoiled[kMatrixWarps][kPlainRegions][8 * kTripleLane];  // a value was not finite
+  uint8_t place[kMatrixRegions];                               // of every region: its number in the interval
+  uint8_t products[kPlainInterval / kPlainChunk];              // which 16 regions each chunk meets
+  alignas(16) uint16_t code[kPlainInterval];                   // first: regions, N for none
 };
 static_assert(sizeof(PlainShared) <= kSharedTableBytes && kMatrixRegions < kNeverMet);
 

@@ -5,7 +5,8 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
-#include <cmath>
+#include <math.h>
+
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -175,6 +176,15 @@ struct PixelPacks {
     }
   }
 };
+
+// An address, once and for all: else the compiler derives each that follows anew, by products of 64 bits.
+template <class T>
+__device__ __forceinline__ const T* settled(const T* address) {
+#ifdef __CUDACC__
+  asm("" : "+l"(address));
+#endif
+  return address;
+}
 
 // threadIdx.x and blockIdx.x, read again wherever these are called: for what runs seldom, so that nothing that follows
 // from them occupies registers in between.

@@ -7,10 +7,13 @@
 #pragma once
 
 #include "device.cuh"
+#include "select.h"
 
 namespace cas_ext {
 
 constexpr unsigned kProductRegions = 16;
+// Kernels have registers for the sums of that many blocks of regions, or of all that there may be.
+constexpr int kFewProducts = kFewRegions / kProductRegions;
 
 // From sm_100 on, the compiler keeps some forty registers more around products.
 #if defined(__CUDACC__) && __CUDA_ARCH__ >= 1000

@@ -9,9 +9,10 @@ namespace cas_ext {
 // Gives regions that the block meets for the first time a pilot, a value of theirs, and lets the pilots of young ones
 // follow the values of a chunk, to the mean of the pixels so far. It adds the latter to the table's sums, and returns
 // which pixels those are: products must not add them again.
+template <int kLane>
 __device__ __forceinline__ unsigned meet_regions(const AccumulateParams& p, MatrixShared& shared, unsigned channel,
-                                                 unsigned chunk_begin, unsigned young, const LaneValues& s) {
-  const MatrixPlace own(p, thread_again(), channel);
+                                                 unsigned chunk_begin, unsigned young, const LaneValues<kLane>& s) {
+  const MatrixPlace<kLane> own(p, thread_again(), channel);
   const unsigned regions = static_cast<unsigned>(p.shape.regions);
   const unsigned mine = shared.region[chunk_begin + own.lane];
   const bool leads = (__match_any_sync(kFullWarp, mine) & ((1u << own.lane) - 1)) == 0;
@@ -22,11 +23,11 @@ __device__ __forceinline__ unsigned meet_regions(const AccumulateParams& p, Matr
     const unsigned place = lane_pixel<float>(own.t, j);
     if (!(first >> place & 1)) continue;
     const unsigned region = shared.region[chunk_begin + place];
-    float* const pilot = reinterpret_cast<float*>(pilots_of(shared, own, region));
+    float* const pilot = pilots_of(shared, own, region);
 #pragma unroll
-    for (unsigned h = 0; h < 2; ++h) {
+    for (unsigned h = 0; h < kLane; ++h) {
       pilot[h] = s[j][h];
-      if (2 * own.g + h < own.channels) row_of(p, own, region)[2 * own.g + h] = 0;
+      if (kLane * own.g + h < own.channels) row_of(p, own, region)[kLane * own.g + h] = 0;
     }
   }
   __syncwarp();
@@ -41,10 +42,10 @@ __device__ __forceinline__ unsigned meet_regions(const AccumulateParams& p, Matr
     const unsigned before = shared.seen[own.warp][region];
     if (!is_young(before, shared.met[region])) continue;
     met |= members;
-    float* const pilot = reinterpret_cast<float*>(pilots_of(shared, own, region));
-    float old[2], sum[2] = {0, 0};  // sum: about the old pilot
+    float* const pilot = pilots_of(shared, own, region);
+    float old[kLane], sum[kLane] = {};  // sum: about the old pilot
 #pragma unroll
-    for (unsigned h = 0; h < 2; ++h) {
+    for (unsigned h = 0; h < kLane; ++h) {
       old[h] = pilot[h];
 #pragma unroll
       for (unsigned j = 0; j < 8; ++j) sum[h] += members >> lane_pixel<float>(own.t, j) & 1 ? s[j][h] - old[h] : 0.f;
@@ -54,8 +55,8 @@ __device__ __forceinline__ unsigned meet_regions(const AccumulateParams& p, Matr
     __syncwarp();  // all lanes have read
     float square = 0;
 #pragma unroll
-    for (unsigned h = 0; h < 2; ++h) {
-      const unsigned m = 2 * own.g + h;
+    for (unsigned h = 0; h < kLane; ++h) {
+      const unsigned m = kLane * own.g + h;
       if (own.t != 0 || m >= own.channels) continue;
       double& cell = row_of(p, own, region)[m];
       const double known = cell;
@@ -77,18 +78,19 @@ __device__ __forceinline__ unsigned meet_regions(const AccumulateParams& p, Matr
 
 // A difference that is not finite, or has no parts, would spoil the sums of all regions, as 0 times it is a NaN: the
 // region's pilot, and so its mean, becomes a NaN instead, for good.
+template <int kLane>
 __device__ __forceinline__ void keep_nonfinite_apart(const AccumulateParams& p, MatrixShared& shared, unsigned channel,
-                                                     unsigned chunk_begin, LaneValues& d) {
-  const MatrixPlace own(p, thread_again(), channel);
+                                                     unsigned chunk_begin, LaneValues<kLane>& d) {
+  const MatrixPlace<kLane> own(p, thread_again(), channel);
   __syncwarp();  // pilots have been read
 #pragma unroll 1
   for (unsigned t = 0; t < 4; ++t) {  // one after the other: they may share a region
 #pragma unroll
     for (unsigned j = 0; j < 8; ++j) {
       const unsigned region = shared.region[chunk_begin + lane_pixel<float>(own.t, j)];
-      float* const pilot = reinterpret_cast<float*>(pilots_of(shared, own, region));
+      float* const pilot = pilots_of(shared, own, region);
 #pragma unroll
-      for (unsigned h = 0; h < 2; ++h) {
+      for (unsigned h = 0; h < kLane; ++h) {
         if (own.t != t || region >= p.shape.regions || has_parts(d[j][h])) continue;
         pilot[h] = static_cast<float>(not_a_number());
       }
@@ -103,23 +105,24 @@ __device__ __forceinline__ void keep_nonfinite_apart(const AccumulateParams& p, 
 }
 
 // Adds a warp's run of uniform chunks to the table, if there is one, and begins another.
+template <int kLane>
 __device__ __forceinline__ void end_run(const AccumulateParams& p, MatrixShared& shared, unsigned channel,
                                         unsigned next_region) {
   const unsigned thread = thread_again();
-  const MatrixPlace own(p, thread, channel);
+  const MatrixPlace<kLane> own(p, thread, channel);
   const unsigned region = shared.run_region[own.warp];
   if (region < p.shape.regions) {
-    float* const pilot = reinterpret_cast<float*>(pilots_of(shared, own, region));
-    const float square = warp_sum(shared.run[2][thread]);
+    float* const pilot = pilots_of(shared, own, region);
+    const float square = warp_sum(shared.run_of(kLane, thread));
     __syncwarp();  // all lanes have read pilots, and which region it is
 #pragma unroll
-    for (unsigned h = 0; h < 2; ++h) {
-      float sum = shared.run[h][thread];
+    for (unsigned h = 0; h < kLane; ++h) {
+      float sum = shared.run_of(h, thread);
 #pragma unroll
       for (unsigned step = 1; step < 4; step *= 2) sum += __shfl_xor_sync(kFullWarp, sum, step);
-      if (own.t != 0 || 2 * own.g + h >= own.channels) continue;
+      if (own.t != 0 || kLane * own.g + h >= own.channels) continue;
       if (isfinite(sum)) {
-        row_of(p, own, region)[2 * own.g + h] += sum;
+        row_of(p, own, region)[kLane * own.g + h] += sum;
       } else {
         pilot[h] = static_cast<float>(not_a_number());
       }
@@ -129,7 +132,7 @@ __device__ __forceinline__ void end_run(const AccumulateParams& p, MatrixShared&
     __syncwarp();
   }
 #pragma unroll
-  for (auto& of_threads : shared.run) of_threads[thread] = 0;
+  for (unsigned row = 0; row <= kLane; ++row) shared.run_of(row, thread) = 0;
   if (own.lane == 0) shared.run_region[own.warp] = next_region;
   __syncwarp();
 }
@@ -140,10 +143,10 @@ __device__ __forceinline__ bool pilot_moves(const MatrixShared& shared, unsigned
 }
 
 // Adds a pass's sums of an interval to the table, and moves pilots.
-template <int kProducts>
+template <int kProducts, int kLane>
 __device__ __forceinline__ void add_to_table(const AccumulateParams& p, MatrixShared& shared, unsigned channel,
-                                             const RegionSums (&sums)[kProducts][2]) {
-  const MatrixPlace own(p, thread_again(), channel);
+                                             const RegionSums (&sums)[kProducts][kLane]) {
+  const MatrixPlace<kLane> own(p, thread_again(), channel);
   const unsigned regions = static_cast<unsigned>(p.shape.regions);
 #pragma unroll
   for (int i = 0; i < kProducts; ++i) {
@@ -155,14 +158,14 @@ __device__ __forceinline__ void add_to_table(const AccumulateParams& p, MatrixSh
       float square = 0;
       if (n > 0) {
         const unsigned after = shared.total[region] + n;
-        double* const row = row_of(p, own, region) + 4 * own.t;
-        float* const pilot = shared.pilots() + region * own.stride + own.channel + 4 * own.t;
+        double* const row = row_of(p, own, region) + 2 * kLane * own.t;
+        float* const pilot = shared.pilots() + region * own.stride + own.channel + 2 * kLane * own.t;
         const bool moves = pilot_moves(shared, region, after);
         const float inverse = moves ? 1.f / after : 0.f;
 #pragma unroll
-        for (unsigned e = 0; e < 4; ++e) {  // neighbouring channels
-          if (4 * own.t + e >= own.channels) break;
-          double sum = row[e] + sums[i][e % 2][2 * half + e / 2];
+        for (unsigned e = 0; e < 2 * kLane; ++e) {  // neighbouring channels
+          if (2 * kLane * own.t + e >= own.channels) break;
+          double sum = row[e] + sums[i][e % kLane][2 * half + e / kLane];
           if (moves) {
             const float old = pilot[e], next = old + static_cast<float>(sum) * inverse;
             const double shift = isfinite(next) ? static_cast<double>(next) - old : 0.0;
@@ -210,9 +213,10 @@ __device__ __forceinline__ void close_interval(MatrixShared& shared, unsigned re
 }
 
 // Makes moments of the block's sums.
+template <int kLane>
 __device__ __forceinline__ void write_table(const AccumulateParams& p, MatrixShared& shared) {
   const int64_t N = p.shape.regions, M = p.shape.channels;
-  const MatrixPlace own(p, thread_again(), 0);
+  const MatrixPlace<kLane> own(p, thread_again(), 0);
   for (unsigned region = own.warp; region < N; region += blockDim.x / kWarpSize) {
     const int64_t cell = block_again() * N + region;
     const unsigned n = shared.total[region];

@@ -36,6 +36,8 @@ __device__ __forceinline__ unsigned interval_length(unsigned size, unsigned done
 }
 
 constexpr unsigned kSquareStride = kStepPixels + 4;  // in different banks
+constexpr unsigned kRunRows = kPairLane + 1;
+static_assert((kTripleLane + 1) * kTripleWarps <= kRunRows * kMatrixWarps);
 
 struct alignas(16) MatrixShared {
   double scatter[kMatrixRegions];         // about the pilots, of all intervals so far
@@ -48,8 +50,9 @@ struct alignas(16) MatrixShared {
   uint32_t settled[kMatrixRegions];           // of them, those before the pilot was moved last
   float added[2][kMatrixRegions];             // squares of the interval
   float moved[kMatrixWarps][kMatrixRegions];  // what moving pilots adds to the scatter
-  float run[3][kMatrixWarps * kWarpSize];     // of uniform chunks in a row: a lane's sums of each channel, squares
-  uint32_t run_region[kMatrixWarps];          // whose they are, or N: of none
+  // Of uniform chunks in a row, for each thread: its sums of each channel, then of squares (run_of).
+  float run[kRunRows * kMatrixWarps * kWarpSize];
+  uint32_t run_region[kMatrixWarps];  // whose they are, or N: of none
   // Where each warp's loads are: pixels of the intervals before, of this one, and the pass's first channel.
   uint32_t next_done[kMatrixWarps], next_length[kMatrixWarps], next_channel[kMatrixWarps];
   uint32_t any_young;                              // whether any region is
@@ -63,15 +66,17 @@ struct alignas(16) MatrixShared {
   uint8_t region[kIntervalPixels];                   // N: none
   uint8_t products[kIntervalPixels / kChunkPixels];  // which 16 regions each chunk meets, or kUniform
 
-  // After it in memory: squares of a step's pixels, over two channels, a row for each warp and g; then pilots (N + 1,
-  // pilot_stride).
+  __device__ __forceinline__ float& run_of(unsigned row, unsigned thread) { return run[row * blockDim.x + thread]; }
+
+  // After it in memory: squares of a step's pixels, over a lane's channels, a row for each warp and g; then pilots (N +
+  // 1, pilot_stride).
   __device__ __forceinline__ float* squares() { return reinterpret_cast<float*>(this + 1); }
   __device__ __forceinline__ float* pilots() { return squares() + blockDim.x / 4 * kSquareStride; }
 };
 static_assert(sizeof(MatrixShared) % 16 == 0 && kMatrixRegions <= 255);
 
-CAS_HD int64_t matrix_shared_bytes(const Shape& s) {
-  const int64_t cells = (s.regions + 1) * pilot_stride(s.channels) + matrix_warps(s) * 8 * kSquareStride;
+CAS_HD int64_t matrix_shared_bytes(const Shape& s, int lane) {
+  const int64_t cells = (s.regions + 1) * pilot_stride(s.channels, lane) + matrix_warps(s, lane) * 8 * kSquareStride;
   return static_cast<int64_t>(sizeof(MatrixShared)) + cells * static_cast<int64_t>(sizeof(float));
 }
 static_assert(sizeof(MatrixShared) + (kPilotCells + kMatrixWarps * 8 * kSquareStride) * sizeof(float) <=

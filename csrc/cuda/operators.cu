@@ -9,39 +9,26 @@
 #include <torch/csrc/stable/accelerator.h>
 
 #include "../tensors.h"
-#include "launch.cuh"
+#include "arrival.cuh"
+#include "launch.h"
 
 namespace cas_ext {
 
 namespace {
 
-void check(cudaError_t status, const char* what) {
-  if (status != cudaSuccess) {
-    cudaGetLastError();  // else the next check would blame another kernel
-    throw std::runtime_error(std::string("cas_ext: ") + what + " failed: " + cudaGetErrorString(status));
-  }
-}
-
-// Launches on PyTorch's current stream of one device.
-class Launcher {
+// Launches on PyTorch's current stream of one device, which is the current one meanwhile.
+class OnDevice {
  public:
-  explicit Launcher(const Tensor& t) : guard_(t.get_device_index()) {
+  explicit OnDevice(const Tensor& t) : guard_(t.get_device_index()) {
     void* stream = nullptr;
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream));
-    stream_ = static_cast<cudaStream_t>(stream);
+    launch.stream = static_cast<cudaStream_t>(stream);
   }
 
-  template <class Params>
-  void operator()(void (*kernel)(Params), dim3 grid, dim3 block, size_t shared_bytes, const Params& params) const {
-    kernel<<<grid, block, shared_bytes, stream_>>>(params);
-    check(cudaGetLastError(), "launching a kernel");
-  }
-
-  cudaStream_t stream() const { return stream_; }
+  Launch launch;
 
  private:
   torch::stable::accelerator::DeviceGuard guard_;
-  cudaStream_t stream_;
 };
 
 // Before anything is launched that could not be taken back.
@@ -71,6 +58,8 @@ void raise_from_device(const AccumulateParams& p, const Tensor& target, cudaStre
   });
 }
 
+__global__ void compiled_like_all() {}
+
 // Whether kernels that need tensor cores run on this device, the current one: it has them, and what it runs is not
 // translated from the PTX of an older one.
 bool has_tensor_cores(int32_t device) {
@@ -81,15 +70,15 @@ bool has_tensor_cores(int32_t device) {
   int major = 0;  // of the compute capability
   check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device), "asking the device");
   cudaFuncAttributes compiled{};
-  check(cudaFuncGetAttributes(&compiled, accumulate_matrix_kernel<1, false, kFewProducts>), "asking for a kernel");
+  check(cudaFuncGetAttributes(&compiled, compiled_like_all), "asking for a kernel");
   const bool found = major >= 8 && compiled.ptxVersion >= 80;
   if (device < kDevices) known[device] = found ? kYes : kNo;
   return found;
 }
 
 void run_accumulate(AccumulateParams& p, const Tensor& input, const Tensor& target, bool validate) {
-  const Launcher launch(input);
-  if (validate) require_no_capture(launch.stream());
+  const OnDevice device(input);
+  if (validate) require_no_capture(device.launch.stream);
   const AccumulatePlan plan = plan_accumulate(p, has_tensor_cores(input.get_device_index()));
   const int64_t bytes = workspace_bytes(p, plan);
   const Tensor workspace = empty(input, ScalarType::Byte, bytes + p.shape.images * sizeof(int64_t));
@@ -97,8 +86,8 @@ void run_accumulate(AccumulateParams& p, const Tensor& input, const Tensor& targ
   p.first_invalid = reinterpret_cast<int64_t*>(memory + bytes);
   static std::atomic<uint64_t> launches{0};
   place_workspace(p, plan, memory, launches++);
-  launch_accumulate(p, plan, launch);
-  if (validate && p.shape.images > 0) raise_from_device(p, target, launch.stream());
+  launch_accumulate(p, plan, device.launch);
+  if (validate && p.shape.images > 0) raise_from_device(p, target, device.launch.stream);
 }
 
 MomentTensors accumulate(Tensor input, Tensor target, int64_t num_regions, int64_t ignore_index, bool validate,
@@ -116,18 +105,18 @@ ForwardTensors forward(Tensor input, Tensor target, int64_t num_regions, int64_t
 }
 
 FinaliseTensors finalise(Tensor count, Tensor mean, Tensor scatter, double alpha, int64_t pairs, bool wide) {
-  const Launcher launch(mean);
+  const OnDevice device(mean);
   FinaliseParams p;
   FinaliseTensors result = make_finalise(count, mean, scatter, alpha, pairs, wide, p);
-  launch_finalise(p, launch);
+  launch_finalise(p, device.launch);
   return result;
 }
 
 Tensor apply(Tensor input, Tensor target, Tensor weight, bool average, Tensor scale, Tensor center, Tensor offset,
              int64_t ignore_index, int64_t activation) {
-  const Launcher launch(input);
+  const OnDevice device(input);
   ApplyCall call = make_apply(input, target, weight, average, scale, center, offset, ignore_index, activation);
-  launch_apply(call.params, launch);
+  launch_apply(call.params, device.launch);
   return call.finish();
 }
 

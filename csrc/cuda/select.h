@@ -31,9 +31,11 @@ constexpr int64_t kMatrixRegions = 112;   // at most: their sums are in register
 constexpr int64_t kMatrixLeast = 9;       // channels: fewer would leave most of a warp idle
 constexpr int64_t kMatrixChannels = 480;  // at most, so that codes of that many regions stay numbers
 constexpr int64_t kPilotCells = 7296;     // floats, so that a block stays below kSharedTableBytes
-constexpr int64_t kWarpChannels = 16;     // that a warp sums
 constexpr int64_t kMatrixWarps = 4;       // of a block, at most
-constexpr int64_t kWaveWarps = 16 * 132;  // that 132 multiprocessors hold of them
+constexpr int64_t kFewRegions = 32;       // up to which there are kernels with fewer sums in registers
+constexpr int kPairLane = 2;              // channels of a lane: a warp of 8 such sums 16
+constexpr int kTripleLane = 3;            // or 24, where those fit better,
+constexpr int kTripleWarps = 3;           // in this many warps at most: of 4, 16 channels fit as well
 
 enum class AccumulateKernel : int32_t { kSmall, kStrips, kMatrix, kBFloat16, kTable };
 enum class ApplyKernel : int32_t { kPlanar, kInterleaved, kSoftmaxSmall, kSoftmaxTeam };
@@ -109,14 +111,42 @@ inline int64_t splits_within(const Shape& s, int64_t image_bytes, int64_t blocks
   return std::min(blocks / std::max<int64_t>(s.images, 1), image_bytes / (share * table_bytes));
 }
 
-// Floats from one region's pilots to the next: rows of neighbouring regions begin in different banks.
-CAS_HD int64_t pilot_stride(int64_t channels) {
-  return (channels + kWarpChannels - 1) / kWarpChannels * kWarpChannels + 8;
+// What `channels` take in warps of 8 lanes of `lane` channels each.
+CAS_HD int64_t warp_channels(int64_t channels, int lane) { return (channels + 8 * lane - 1) / (8 * lane) * (8 * lane); }
+
+// Three channels a lane where that leaves fewer lanes idle in one pass of a block (17 to 24 channels, and 65 to 72),
+// unless channels are loaded in pairs, or sums of more regions take the registers.
+inline int lane_channels(const Shape& s, bool interleaved) {
+  const int64_t triple = warp_channels(s.channels, kTripleLane);
+  const bool pairs = interleaved && s.channels % 2 == 0;
+  const bool fits = triple <= kTripleWarps * 8 * kTripleLane && triple < warp_channels(s.channels, kPairLane);
+  return fits && !pairs && s.regions <= kFewRegions ? kTripleLane : kPairLane;
 }
 
-CAS_HD int64_t matrix_warps(const Shape& s) {
-  const int64_t warps = (s.channels + kWarpChannels - 1) / kWarpChannels;
+// Floats from one region's pilots to the next: rows of neighbouring regions begin in different banks.
+CAS_HD int64_t pilot_stride(int64_t channels, int lane) {
+  const int64_t whole = warp_channels(channels, lane);
+  return whole % 16 == 0 ? whole + 8 : whole;
+}
+
+CAS_HD int64_t matrix_warps(const Shape& s, int lane) {
+  const int64_t warps = warp_channels(s.channels, lane) / (8 * lane);
   return warps < kMatrixWarps ? warps : kMatrixWarps;
+}
+
+// Warps of these kernels that a multiprocessor must be able to hold, by the registers that they need not to spill, or
+// by shared memory.
+constexpr int matrix_warps_held(int lane, bool few) { return few && lane == kPairLane ? 16 : 12; }
+constexpr int bfloat16_warps_held(int64_t V, int lane, bool few) {
+  if (lane == kTripleLane) return 10;
+  return V == 8 || (few && V > 1) ? 12 : 8;
+}
+
+// Blocks of them that 132 multiprocessors hold at a time.
+inline int64_t wave_of_products(const Shape& s, Scalar scalar, int64_t V, int lane) {
+  const bool few = s.regions <= kFewRegions;
+  const int warps = scalar == Scalar::kFloat ? matrix_warps_held(lane, few) : bfloat16_warps_held(V, lane, few);
+  return warps / matrix_warps(s, lane) * 132;
 }
 
 // kMatrix or kBFloat16 where tensor cores do it, else kTable.
@@ -125,7 +155,8 @@ inline AccumulateKernel select_products(const AccumulateParams& p) {
   const bool fits = p.activation == Activation::kNone && s.regions <= kMatrixRegions && kMatrixLeast <= s.channels &&
                     s.channels <= kMatrixChannels;
   if (fits && p.scalar == Scalar::kBFloat16) return AccumulateKernel::kBFloat16;
-  const bool pilots_fit = (s.regions + 1) * pilot_stride(s.channels) <= kPilotCells;
+  const bool pilots_fit =
+      (s.regions + 1) * pilot_stride(s.channels, lane_channels(s, p.input.interleaved)) <= kPilotCells;
   return fits && pilots_fit && p.scalar == Scalar::kFloat ? AccumulateKernel::kMatrix : AccumulateKernel::kTable;
 }
 
@@ -155,7 +186,7 @@ inline AccumulatePlan select_accumulate(const AccumulateParams& p, const Accumul
       const bool together =
           p.input.interleaved ? channels_aligned(p.input, s, neighbours) : pixels_aligned(p.input, s, neighbours);
       plan.V = together ? neighbours : 1;
-      if (matrix) wave = kWaveWarps / matrix_warps(s);
+      if (matrix) wave = wave_of_products(s, p.scalar, plan.V, lane_channels(s, p.input.interleaved));
     }
     const int64_t bytes = s.pixels * s.channels * size;
     plan.splits = std::max({splits_within(s, bytes, kWaves * wave, kSmallShare),

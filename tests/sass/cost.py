@@ -10,7 +10,6 @@ prediction: the model is `predicted_share`.
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from .matrix_cost import (
     crossed_interval,
     drawn,
     drawn_interval,
+    lane_of,
     of_bfloat16,
     of_matrix,
     one_region,
@@ -32,7 +32,7 @@ from .matrix_cost import (
 )
 from .paths import read_instructions
 from .strips_cost import crossed_walk, drawn_walk, of_strips
-from .table import ROOT, _demangle, _split_name, compile_cubin, find_cuobjdump, read_kernels, why_absent
+from .table import ROOT, _demangle, _split_name, dump, read_kernels, why_absent
 from .tiles import TILE, coherent, random, tile_of
 from .ways import THREADS, Function, of_apply, of_small, of_table, of_whole
 
@@ -86,32 +86,33 @@ ROWS = (
         Row(
             f"accumulate_matrix, {what}, {layout}",
             "accumulate_matrix_kernel",
-            f"{4 if layout == 'planar' else 2 - M % 2}, {str(layout != 'planar').lower()}, {room_of(mask)}",
+            f"{4 if layout == 'planar' else 2 - M % 2}, {str(layout != 'planar').lower()}, {room_of(mask)}, {lane}",
             M,
             1,
-            of_matrix(M, mask),
-            32 * warps_of(M),
+            of_matrix(M, mask, lane, block),
+            32 * warps_of(M, lane),
             ("float",),
         )
         for layout in ("planar", "channels_last")
-        for what, M, mask in (
-            ("one region, M = 64", 64, one_region()),
-            ("voc: 20 regions in 512 x 512, M = 21", 21, crossed(90, 20)),
-            ("embedding: 100 in 512 x 512, M = 64", 64, crossed(40, 100)),
-            ("20 random labels, M = 21", 21, drawn(20)),
-            ("100 random labels, M = 64", 64, drawn(100)),
+        for what, M, mask, block in (  # block: its pixels
+            ("one region, M = 64", 64, one_region(), 4096),
+            ("voc: 20 regions in 512 x 512, M = 21", 21, crossed(90, 20), 2816),
+            ("embedding: 100 in 512 x 512, M = 64", 64, crossed(40, 100), 5376),
+            ("20 random labels, M = 21", 21, drawn(20), 2816),
+            ("100 random labels, M = 64", 64, drawn(100), 5376),
         )
+        for lane in (lane_of(M, mask.regions, layout != "planar"),)
     ),
     *(
         Row(
             f"accumulate_bfloat16, {what}, {layout}",
             "accumulate_bfloat16_kernel",
             f"{8 if layout == 'planar' else 2 - M % 2}, {str(layout != 'planar').lower()}, "
-            f"{FEW if regions <= FEW * PRODUCT_REGIONS else PLACES // PRODUCT_REGIONS}",
+            f"{FEW if regions <= FEW * PRODUCT_REGIONS else PLACES // PRODUCT_REGIONS}, {lane}",
             M,
             1,
-            of_bfloat16(M, regions, interval),
-            32 * warps_of(M),
+            of_bfloat16(M, regions, interval, lane),
+            32 * warps_of(M, lane),
             ("__nv_bfloat16",),
         )
         for layout in ("planar", "channels_last")
@@ -122,6 +123,7 @@ ROWS = (
             ("20 random labels, M = 21", 21, 20, drawn_interval(20)),
             ("100 random labels, M = 64", 64, 100, drawn_interval(100)),
         )
+        for lane in (lane_of(M, regions, layout != "planar"),)
     ),
     *(
         Row(
@@ -160,10 +162,7 @@ WITHOUT_ROW = ("finalise_kernel", "merge_kernel", "reduce_kernel")
 
 
 def read_functions() -> dict[str, Function]:
-    tool = find_cuobjdump()
-    assert tool is not None
-    dump = subprocess.run([tool, "-sass", str(compile_cubin(ARCHITECTURE))], capture_output=True, text=True, check=True)
-    code = dict(re.findall(r"Function : (\S+)\n(.*?)(?=\n\s*Function :|\Z)", dump.stdout, re.DOTALL))
+    code = dict(re.findall(r"Function : (\S+)\n(.*?)(?=\n\s*Function :|\Z)", dump(ARCHITECTURE, "-sass"), re.DOTALL))
     functions = {}
     for mangled, demangled in zip(code, _demangle(list(code)), strict=True):
         name, arguments = _split_name(demangled)

@@ -8,12 +8,11 @@ A loop is a backward branch: everything from its target to itself, the loops ins
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from collections import Counter
 from dataclasses import dataclass
 
-from .table import _demangle, _split_name, compile_cubin, find_cuobjdump, why_absent
+from .table import _demangle, _split_name, dump, why_absent
 
 LINE = re.compile(r"/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+ )?([A-Z][\w.]*)([^;]*);")
 KINDS = {
@@ -74,10 +73,7 @@ def main() -> None:
     if reason := why_absent():
         raise SystemExit(f"sass: the machine code cannot be read: {reason}")
     architecture, wanted = "sm_90", sys.argv[1] if len(sys.argv) > 1 else ""
-    tool = find_cuobjdump()
-    assert tool is not None
-    dump = subprocess.run([tool, "-sass", str(compile_cubin(architecture))], capture_output=True, text=True, check=True)
-    code = dict(re.findall(r"Function : (\S+)\n(.*?)(?=\n\s*Function :|\Z)", dump.stdout, re.DOTALL))
+    code = dict(re.findall(r"Function : (\S+)\n(.*?)(?=\n\s*Function :|\Z)", dump(architecture, "-sass"), re.DOTALL))
     print(f"{'loop':10} {'instr':>6} " + " ".join(f"{name:>5}" for name in KINDS.values()))
     for mangled, demangled in zip(code, _demangle(list(code)), strict=True):
         name, arguments = _split_name(demangled)

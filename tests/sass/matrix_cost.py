@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from .ways import Function
 
 LANES = 32
-CHUNK, INTERVAL, BLOCK = 32, 1024, 4096  # pixels: kChunkPixels, kIntervalPixels, and of a block, about
-WARP_CHANNELS, WARPS, PRODUCT_REGIONS = 16, 4, 16
+CHUNK, INTERVAL = 32, 1024  # pixels: kChunkPixels, kIntervalPixels
+WARPS, PRODUCT_REGIONS = 4, 16
 FEW, MANY = 2, 7  # products that a kernel has registers for
 IMAGE = 512  # pixels of a row
 STEP, PLACES = 64, 64  # of accumulate_bfloat16: kPlainStep, kPlainRegions
@@ -70,21 +70,26 @@ def room_of(mask: Mask) -> int:
     return FEW if mask.regions <= FEW * PRODUCT_REGIONS else MANY
 
 
-def warps_of(M: int) -> int:
-    return min(-(-M // WARP_CHANNELS), WARPS)
+def lane_of(M: int, regions: int, interleaved: bool) -> int:
+    """Channels of a lane, an eighth of a warp's: lane_channels of csrc/cuda/select.h."""
+    triple = 24 * -(-M // 24)
+    fits = triple <= 72 and triple < 16 * -(-M // 16)
+    return 3 if fits and not (interleaved and M % 2 == 0) and regions <= FEW * PRODUCT_REGIONS else 2
 
 
-def of_matrix(M: int, mask: Mask) -> Callable[[Function, int], float]:
-    """Instructions per element, of a block in its long intervals, and what new regions add.
+def warps_of(M: int, lane: int) -> int:
+    return min(-(-M // (8 * lane)), WARPS)
+
+
+def of_matrix(M: int, mask: Mask, lane: int, block: int) -> Callable[[Function, int], float]:
+    """Instructions per element, of a block of so many pixels in its long intervals, and what new regions add.
 
     Left out: values that are not finite, and pilots that move at the end of an interval.
     """
-    warps, room = warps_of(M), room_of(mask)
+    warps, room = warps_of(M, lane), room_of(mask)
 
     def count(function: Function, V: int) -> float:
-        interval = function.main_loop("HMMA")
-        (of_pass,) = (a for a in function.nested(interval) if a.count("HMMA") > 0)
-        (step,) = (a for a in function.nested(of_pass) if a.count("HMMA") > 0)
+        interval, of_pass, step = function.around("HMMA")[-3:]
         labels = next(a for a in function.nested(interval) if a.count("MATCH") > 0)
         inside = function.nested(step)
         squares, seldom = inside[-1], [function.skipped_around(a, "HMMA|F2FP|LDG|BAR") for a in inside[:-1]]
@@ -123,7 +128,7 @@ def of_matrix(M: int, mask: Mask) -> Callable[[Function, int], float]:
         table = function.way(step.end, of_pass.end, r"CALL|MUFU|DFMA") * -(-mask.regions // PRODUCT_REGIONS) / room
         per_interval = warps * (table + function.way(of_pass.end, interval.end))
         per_block = warps * (mask.new_chunks * meeting + mask.young * young.instructions)
-        return ((chunks + listing) / CHUNK + per_interval / INTERVAL + per_block / BLOCK) * LANES / M
+        return ((chunks + listing) / CHUNK + per_interval / INTERVAL + per_block / block) * LANES / M
 
     return count
 
@@ -162,14 +167,12 @@ def drawn_interval(regions: int) -> Interval:
     return interval_of([draw.randrange(regions) for _ in range(INTERVAL)])
 
 
-def of_bfloat16(M: int, regions: int, interval: Interval) -> Callable[[Function, int], float]:
+def of_bfloat16(M: int, regions: int, interval: Interval, lane: int) -> Callable[[Function, int], float]:
     """Instructions per element. Left out: values that are not finite, and what a block does once."""
-    warps, room = warps_of(M), FEW if regions <= FEW * PRODUCT_REGIONS else PLACES // PRODUCT_REGIONS
+    warps, room = warps_of(M, lane), FEW if regions <= FEW * PRODUCT_REGIONS else PLACES // PRODUCT_REGIONS
 
     def count(function: Function, V: int) -> float:
-        outer = function.main_loop("HMMA")
-        (of_pass,) = (a for a in function.nested(outer) if a.count("HMMA") > 0)
-        (step,) = (a for a in function.nested(of_pass) if a.count("HMMA") > 0)
+        outer, of_pass, step = function.around("HMMA")[-3:]
         rare = [a.begin for a in function.nested(step)]  # what is not finite
         general, without = (
             function.longest(step.begin, step.end, avoid, without=rare) for avoid in ("CALL", "CALL|HMMA")

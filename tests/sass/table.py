@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCE = Path(__file__).with_name("kernels.cu")
+SOURCES = sorted(p for p in (ROOT / "csrc" / "cuda").glob("*.cu") if p.name != "operators.cu")  # that one needs PyTorch
 BUILD = ROOT / "build" / "sass"
 ARCHITECTURES = ("sm_80", "sm_90", "sm_120")
 
@@ -58,18 +58,31 @@ def why_absent() -> str | None:
     return None
 
 
-def compile_cubin(architecture: str) -> Path:
-    """The machine code of all kernels for one architecture, compiled once per state of the sources."""
-    sources = [SOURCE, *sorted(p for p in (ROOT / "csrc").rglob("*") if p.suffix in (".h", ".cuh"))]
-    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
-    cubin = BUILD / f"{architecture}-{digest}.cubin"
+def _compile(architecture: str, source: Path, digest: str) -> Path:
+    cubin = BUILD / f"{architecture}-{source.stem}-{digest}.cubin"
     if not cubin.exists():
         BUILD.mkdir(parents=True, exist_ok=True)
         partial = cubin.with_suffix(f".{os.getpid()}.cubin")
         command = ["nvcc", "-std=c++20", "-O3", "--expt-relaxed-constexpr", f"-arch={architecture}", "-cubin"]
-        subprocess.run([*command, f"-I{ROOT / 'csrc'}", str(SOURCE), "-o", str(partial)], check=True)
+        subprocess.run([*command, str(source), "-o", str(partial)], check=True)
         partial.rename(cubin)
     return cubin
+
+
+def compile_cubins(architecture: str) -> list[Path]:
+    """The machine code of all kernels for one architecture, compiled once per state of the sources."""
+    sources = sorted(p for p in (ROOT / "csrc").rglob("*") if p.suffix in (".h", ".cuh", ".cu"))
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:12]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(lambda source: _compile(architecture, source, digest), SOURCES))
+
+
+def dump(architecture: str, option: str) -> str:
+    """What cuobjdump says of all kernels with an option, "-sass" or "-res-usage"."""
+    tool = find_cuobjdump()
+    assert tool is not None
+    commands = [[tool, option, str(cubin)] for cubin in compile_cubins(architecture)]
+    return "\n".join(subprocess.run(c, capture_output=True, text=True, check=True).stdout for c in commands)
 
 
 def _demangle(names: list[str]) -> list[str]:
@@ -87,14 +100,9 @@ def _split_name(demangled: str) -> tuple[str, tuple[str, ...]]:
 
 def read_kernels(architecture: str) -> list[Kernel]:
     """Every kernel of one architecture."""
-    tool, cubin = find_cuobjdump(), compile_cubin(architecture)
-    assert tool is not None
-
-    def dump(*options: str) -> str:
-        return subprocess.run([tool, *options, str(cubin)], capture_output=True, text=True, check=True).stdout
-
-    usage = dict(re.findall(r"Function (\S+):\s*\n\s*(REG:.*)", dump("-res-usage")))
-    code = dict(re.findall(r"Function : (\S+)\n(.*?)(?=\n\s*Function :|\Z)", dump("-sass"), re.DOTALL))
+    usage = dict(re.findall(r"Function (\S+):\s*\n\s*(REG:.*)", dump(architecture, "-res-usage")))
+    sass = dump(architecture, "-sass")
+    code = dict(re.findall(r"Function : (\S+)\n(.*?)(?=\n\s*Function :|\Z)", sass, re.DOTALL))
     kernels = []
     for mangled, demangled in zip(usage, _demangle(list(usage)), strict=True):
         name, arguments = _split_name(demangled)
@@ -124,8 +132,7 @@ def read_kernels(architecture: str) -> list[Kernel]:
 
 def read_all() -> list[Kernel]:
     """Every kernel of every architecture of ARCHITECTURES."""
-    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        return [kernel for kernels in pool.map(read_kernels, ARCHITECTURES) for kernel in kernels]
+    return [kernel for architecture in ARCHITECTURES for kernel in read_kernels(architecture)]
 
 
 def main() -> None:

@@ -24,6 +24,10 @@ class Function:
         """The first outermost loop with instructions of this kind, of those that span 100 instructions or more."""
         return next(a for a in self.loops if a.depth == 0 and a.count(holds) > 0 and a.instructions >= 100)
 
+    def around(self, holds: str) -> list[Loop]:
+        """The loops with instructions of this kind, the outermost first, where each but the first lies in the one before."""
+        return sorted((a for a in self.loops if a.count(holds) > 0), key=lambda loop: loop.depth)
+
     def inside(self, outer: Loop, holds: str) -> Loop:
         """The innermost loop within another that has instructions of this kind, the one with most of them."""
         return max(self.nested(outer), key=lambda loop: (loop.count(holds), loop.instructions))

@@ -75,7 +75,7 @@ def _compile(source, flags, folder, redirect=()):
     target = folder / f"{source.stem}-{key}.o"
     record = target.with_suffix(".json")
     command = [COMPILER, *COMMON, *PYTHON, *flags, "-MMD", "-MF", str(target.with_suffix(".d"))]
-    command += ["-c", str(source), "-o", str(target)]
+    command += ["-x", "c++", "-c", str(source), "-o", str(target)]
     if target.exists() and _is_current(record, command):
         return target
     _run(command)

@@ -6,7 +6,8 @@
 #include <pybind11/stl.h>
 
 #include "bindings.h"
-#include "cuda/launch.cuh"
+#include "cuda/arrival.cuh"
+#include "cuda/launch.h"
 #include "layout.h"
 
 namespace py = pybind11;

@@ -1,7 +1,7 @@
 """The operators of `cas_ext.ops`, run by the CUDA kernels on the emulator: CPU tensors in and out.
 
 This does what csrc/cuda/operators.cu does around the kernels; grids, blocks and shared memory come from
-csrc/cuda/launch.cuh.
+the .cu files beside it.
 """
 
 import functools
@@ -27,7 +27,8 @@ LABELS = {  # enum Label
 @functools.cache
 def kernels():
     """The compiled module; its counters and seed are those of the emulator."""
-    return build.load("emulated_kernels", [HERE / "emulated.cpp"])
+    launchers = sorted(p for p in (HERE.parents[1] / "csrc" / "cuda").glob("*.cu") if p.name != "operators.cu")
+    return build.load("emulated_kernels", [*launchers, HERE / "emulated.cpp"])
 
 
 def _array(tensor):

@@ -79,6 +79,7 @@ def every_case() -> list[Case]:
     # An even number of channels lets accumulate_matrix and accumulate_bfloat16 load two of a pixel (interleaved). What is
     # not float32 or bfloat16 goes to the table, and so does what is double where others go to accumulate_strips.
     regimes += [("matrix", 9, 5), ("matrix", 10, 40), ("matrix", 9, 40), ("matrix-shared", 40, 2)]
+    regimes += [("matrix", 21, 5)]  # three channels a lane
     regimes += [("strips", 2, 5), ("strips", 4, 40), ("table", 9, 200), ("table", 40, 130)]
     found = []
     turn = itertools.cycle(LABELS[1:])
@@ -122,7 +123,7 @@ def images(number: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]
 
 
 def compiled_kernels() -> set[str]:
-    """The kernels that launch.cuh instantiates, from the symbols of the emulator's module."""
+    """The kernels that csrc/cuda/*.cu instantiate, from the symbols of the emulator's module."""
     symbols = subprocess.run(
         ["nm", "-C", "--defined-only", emulated.kernels().__file__], capture_output=True, text=True, check=True
     )

@@ -25,7 +25,7 @@ def accumulate(input, target, regions):
 
 
 @EVERY_TYPE
-@pytest.mark.parametrize("channels", [9, 15, 16, 17, 33, 64, 65, 100, 130])
+@pytest.mark.parametrize("channels", [9, 15, 16, 17, 21, 24, 25, 33, 64, 65, 72, 73, 100, 130])
 def test_any_number_of_channels(dtype, channels):
     input, target = one_block(300, channels)
     assert_close(*accumulate(input.to(dtype), target, 6))
@@ -41,7 +41,7 @@ def test_any_number_of_regions(dtype, regions):
 @EVERY_TYPE
 @pytest.mark.parametrize("pixels", [1, 31, 33, 63, 65, 127, 129, 255, 257, 2047, 2049, 3100])
 def test_intervals_of_any_length(dtype, pixels):
-    for channels in (9, 40):
+    for channels in (9, 19, 40):
         input, target = one_block(pixels, channels)
         assert_close(*accumulate(input.to(dtype), target, 6))
         assert emulated.kernels().counters()["input"]["max_loads"] == 1

@@ -16,7 +16,7 @@ IMAGES = 2
 SIZES = {dtype: dtype.itemsize for dtype in DTYPES}
 WORDS = {"otherwise": "True"}
 WAVE = 396  # kWaveBlocks: 3 blocks for each of 132 multiprocessors
-WAVE_WARPS = 16 * 132  # kWaveWarps, of accumulate_matrix and accumulate_bfloat16
+HELD = {"accumulate_matrix": 16, "accumulate_bfloat16": 12}  # warps of a multiprocessor, at most: ..._warps_held
 WAVE_STRIPS = 12 * 132  # kWaveStrips
 BY_PIXELS = ("accumulate_small", "accumulate_strips")  # a thread loads labels of neighbouring pixels together, too
 
@@ -28,16 +28,26 @@ def tensor_cores(request):
     emulated.kernels().tensor_cores(True)
 
 
-def pilots(N: int, M: int) -> int:
+def lane(N: int, M: int, interleaved: bool) -> int:
+    """Channels of a lane of accumulate_matrix and accumulate_bfloat16, of which a warp has 8 times as many."""
+    pairs = interleaved and M % 2 == 0
+    return 3 if (17 <= M <= 24 or 65 <= M <= 72) and N <= 32 and not pairs else 2
+
+
+def pilots(N: int, M: int, interleaved: bool) -> int:
     """Floats that accumulate_matrix keeps of pilots."""
-    return (N + 1) * (-(-M // 16) * 16 + 8)
+    warp = 8 * lane(N, M, interleaved)
+    channels = -(-M // warp) * warp
+    return (N + 1) * (channels + (8 if channels % 16 == 0 else 0))
 
 
-def wave(kernel: str, M: int) -> int:
-    """Blocks that the multiprocessors hold at a time."""
+def wave(kernel: str, N: int, M: int) -> int:
+    """Blocks that the multiprocessors hold at a time, at most (planar)."""
     if kernel == "accumulate_strips":
         return WAVE_STRIPS
-    return WAVE_WARPS // min(-(-M // 16), 4) if kernel in ("accumulate_matrix", "accumulate_bfloat16") else WAVE
+    if kernel not in HELD:
+        return WAVE
+    return HELD[kernel] // min(-(-M // (8 * lane(N, M, False))), 4) * 132
 
 
 def marked_table(marker: str) -> list[list[str]]:
@@ -105,7 +115,7 @@ class Memory:
 def kinds(dtype):
     """Every kind of array, with addresses of labels."""
     for M, P, interleaved, offset, padding, labels in itertools.product(
-        (1, 2, 3, 4, 5, 8, 9, 24), (64, 63), (False, True), (0, 1), (0, 1, 16), (4096, 4097)
+        (1, 2, 3, 4, 5, 8, 9, 23, 24), (64, 63), (False, True), (0, 1), (0, 1, 16), (4096, 4097)
     ):
         yield Memory(SIZES[dtype], M, P, interleaved, offset, padding), labels
 
@@ -129,7 +139,7 @@ def test_accumulate_runs_the_kernel_that_the_page_names(dtype, tensor_cores):
             "bfloat16": dtype == torch.bfloat16,
             "double": dtype == torch.float64,
         }
-        facts |= {"tensor_cores": tensor_cores, "pilots": pilots(N, memory.M)}
+        facts |= {"tensor_cores": tensor_cores, "pilots": pilots(N, memory.M, memory.interleaved)}
         kernel, neighbours = chosen("accumulate", N=N, M=memory.M, **facts)
         fits = memory.allows(neighbours, wide) and (kernel not in BY_PIXELS or labels % 16 == 0)
         together = 2 if neighbours == "two channels" and memory.interleaved else wide
@@ -232,7 +242,7 @@ def test_blocks_share_an_image_and_their_tables_stay_small(dtype, regions, chann
     assert plan["workspace_bytes"] == tables + 8 * blocks + 8 * words
     input = images * pixels * channels * SIZES[dtype]
     if plan["kernel"] != "accumulate_small" and splits > 1:
-        most = wave(plan["kernel"], channels)
+        most = wave(plan["kernel"], regions, channels)
         assert (blocks <= most and tables <= input / 4) or (blocks <= 3 * most and tables <= input / 64)
 
 
