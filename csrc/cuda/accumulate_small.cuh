@@ -131,6 +131,8 @@ __global__ void __launch_bounds__(kSmallThreads, small_blocks<scalar_t>(kRegions
   const int64_t end = begin + p.pixels_per_split < P ? begin + p.pixels_per_split : P;
 
   const scalar_t* image = static_cast<const scalar_t*>(p.input.data) + b * p.input.image_stride;
+  constexpr bool kClaimsLate = !kSoftmax;  // while the first loads are under way, if registers allow
+  if (!kClaimsLate) begin_arrivals(p, b, split);
   PixelPacks<scalar_t, kInterleaved, V, kChannels, kSoftmax> packs;
   packs.clear();
   PilotSums<acc_t, kChannels> own[kRegions] = {};
@@ -140,7 +142,7 @@ __global__ void __launch_bounds__(kSmallThreads, small_blocks<scalar_t>(kRegions
     packs.load(image + (kInterleaved ? x * p.input.pixel_stride : x), p.input.channel_stride, M);
     int32_t region[V];
     load_regions<V>(p.target, N, b * P + x, region);
-    if (round == 0) begin_arrivals(p, b, split);  // while the first loads are under way
+    if (kClaimsLate && round == 0) begin_arrivals(p, b, split);
     acc_t s[V][kChannels];
     packs.unpack(s);
     if constexpr (kSoftmax) {
@@ -168,7 +170,7 @@ __global__ void __launch_bounds__(kSmallThreads, small_blocks<scalar_t>(kRegions
     }
   }
 
-  if (begin >= end) begin_arrivals(p, b, split);
+  if (kClaimsLate && begin >= end) begin_arrivals(p, b, split);
 
   SmallMoments<kRegions, kChannels> found;
   found.invalid = invalid;
