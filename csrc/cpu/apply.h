@@ -250,7 +250,7 @@ class Gradient {
     if (!from_.interleaved) return turn_back(result, pixels, channels, g + first * to_.channel, to_.channel);
     for (int64_t x = 0; x < pixels; ++x) {
       for (int64_t m = 0; m < M_; ++m) {
-        g[x * to_.pixel + m] = static_cast<scalar_t>(result[x * padded_row(channels) + m]);
+        g[x * to_.pixel + m] = to_stored<scalar_t>(result[x * padded_row(channels) + m]);
       }
     }
   }

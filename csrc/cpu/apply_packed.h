@@ -26,7 +26,7 @@ struct Coefficients {
   scalar_t element(int64_t i, int64_t m, scalar_t s) const {
     if (i == kIgnored) return static_cast<scalar_t>(0);
     const int64_t im = i * M + m;
-    return static_cast<scalar_t>(gradient_element(weight, scale[i], center[im], offset[im], to_acc(s)));
+    return to_stored<scalar_t>(gradient_element(weight, scale[i], center[im], offset[im], to_acc(s)));
   }
 
   const int64_t N, M;

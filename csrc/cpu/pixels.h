@@ -24,7 +24,7 @@ inline void store_some(const Pixels& pixels, int64_t x, int64_t m, int64_t n, co
   for (int k = 0; k < K; ++k) {
     for (int j = 0; j < n; ++j) {
       auto& place = pixels.at(x + j, m + k);
-      place = static_cast<std::remove_reference_t<decltype(place)>>(v[k][j]);
+      place = to_stored<std::remove_reference_t<decltype(place)>>(v[k][j]);
     }
   }
 }

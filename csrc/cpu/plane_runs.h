@@ -30,7 +30,7 @@ class PlaneRuns {
   // A tile of at least kGroupPixels whose runs are listed; `s`: its first pixel; `next_tile`: that of the next.
   void add(const Tile& tile, const scalar_t* s, const scalar_t* next_tile) {
     const bool short_runs = kShortRuns<scalar_t> && tile.size < kLongRun * tile.runs;
-    const int64_t pieces = plan(tile, short_runs ? kMostShort : tile.size);
+    const int64_t pieces = plan(tile, short_runs);
     for (int64_t m = 0; m < M_; m += kPad) {
       const scalar_t* const planes = s + m * stride_;
       const auto next = NextPlanes<scalar_t>::after(s, stride_, m, M_, next_tile);
@@ -60,12 +60,16 @@ class PlaneRuns {
   }
 
  private:
-  // Plans the pieces of all runs, of `most` pixels at most. Returns how many there are.
-  int64_t plan(const Tile& tile, int64_t most) {
+  // Plans the pieces of all runs. Returns how many there are.
+  int64_t plan(const Tile& tile, bool short_runs) {
     int64_t pieces = 0;
+    const int64_t most = short_runs ? kMostShort : tile.size, last_vector = tile.size - kLanes<acc_t>;
     for_each_run(tile, [&](int32_t i, int64_t x, int64_t length) {
       if (i == kIgnored) return;
-      for (const int64_t end = x + length; x < end;) x += t_.plan(i, x, std::min(end - x, most), pieces_[pieces++]);
+      for (const int64_t end = x + length; x < end;) {
+        const int64_t first = short_runs && x <= last_vector ? kLanes<acc_t> : 1;
+        x += t_.plan(i, x, std::min(end - x, most), pieces_[pieces++], first);
+      }
     });
     return pieces;
   }

@@ -55,9 +55,23 @@ CAS_HD Vec<acc_t, lanes> splat(acc_t s) {
   return s - Vec<acc_t, lanes>{};  // keeps the sign of a zero, which + does not
 }
 
+// A stored value as the type of pixel arithmetic, and back.
 template <class scalar_t>
 CAS_HD AccOf<scalar_t> to_acc(scalar_t s) {
+#if CAS_X86_LEVEL >= 2
+  if constexpr (std::is_same_v<scalar_t, c10::Half>) return _cvtsh_ss(s.x);
+#endif
   return static_cast<AccOf<scalar_t>>(s);
+}
+
+template <class scalar_t>
+CAS_HD scalar_t to_stored(AccOf<scalar_t> v) {
+#if CAS_X86_LEVEL >= 2
+  if constexpr (std::is_same_v<scalar_t, c10::Half>) {
+    return c10::Half(_cvtss_sh(v, _MM_FROUND_TO_NEAREST_INT), c10::Half::from_bits());
+  }
+#endif
+  return static_cast<scalar_t>(v);
 }
 
 // v[index] in each lane.
@@ -100,7 +114,7 @@ CAS_HD Vec<AccOf<scalar_t>, lanes> load_acc(const scalar_t* s) {
     if constexpr (lanes == 4) return (V)_mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(s)));
 #endif
     V v;
-    for (int k = 0; k < lanes; ++k) v[k] = static_cast<float>(s[k]);
+    for (int k = 0; k < lanes; ++k) v[k] = to_acc(s[k]);
     return v;
   }
 }
@@ -154,7 +168,7 @@ CAS_HD void store_acc(scalar_t* to, Vec<AccOf<scalar_t>, lanes> v) {
       return _mm_storel_epi64(reinterpret_cast<__m128i*>(to), _mm_cvtps_ph((__m128)v, _MM_FROUND_TO_NEAREST_INT));
     }
 #endif
-    for (int k = 0; k < lanes; ++k) to[k] = static_cast<c10::Half>(v[k]);
+    for (int k = 0; k < lanes; ++k) to[k] = to_stored<scalar_t>(v[k]);
   }
 }
 

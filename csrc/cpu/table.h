@@ -107,13 +107,14 @@ class RegionTable {
   }
 
   // Planes: a group of channels sees a whole tile before the next group does. So what happens to a region is planned
-  // first: the piece of at most `most` pixels from `begin` on. Returns how many it has.
-  int32_t plan(int32_t i, int64_t begin, int64_t most, Piece& piece) {
+  // first: the piece of at most `most` pixels from `begin` on, `first` of which (at most) are a first pilot. Returns
+  // how many it has.
+  int32_t plan(int32_t i, int64_t begin, int64_t most, Piece& piece, int64_t first = 1) {
     piece.region = i;
     piece.begin = static_cast<int32_t>(begin);
-    piece.meets = state(i).unmet();
+    piece.meets = state(i).unmet() ? static_cast<uint8_t>(std::min(most, first)) : 0;
     piece.moves = !piece.meets && (state(i).outgrown() || state(i).fresh() >= kPlaneSegment);
-    if (piece.meets) start(i);
+    if (piece.meets) start(i, piece.meets);
     if (piece.moves) settle_and_aim(i);
     piece.count = state(i).count;
     piece.pixels = static_cast<int32_t>(std::min(most, longest(i)));
@@ -138,7 +139,7 @@ class RegionTable {
   // enough: else it has moved to the mean, these pixels included, and their squares are due again.
   bool join(int32_t i, int64_t pixels, const acc_t* about_it, const double* values, const double* square) {
     if (state(i).unmet()) {
-      start(i);
+      start(i, 1);
       std::copy_n(about_it, padded, of(pilots_, i));
       std::fill_n(sum(i), padded, 0.0);
     }
@@ -201,6 +202,11 @@ class RegionTable {
 
   CAS_SELDOM void prepare_channels(const Piece& piece, int64_t first, int64_t last, const scalar_t* s,
                                    int64_t channel_stride) {
+#if CAS_X86_LEVEL >= 4
+    if constexpr (std::is_same_v<acc_t, float>) {
+      if (piece.meets > 1) return meet_mean(piece, first, last, s, channel_stride);
+    }
+#endif
     if (piece.meets) return meet_channels(piece.region, first, last, s, channel_stride);
     move_pilot(piece.region, piece.count, first, last);
   }
@@ -217,13 +223,13 @@ class RegionTable {
 
   // Begins region i with its first pixel.
   void meet(int32_t i, const scalar_t* s, int64_t channel_stride) {
-    start(i);
+    start(i, 1);
     meet_channels(i, 0, padded, s, channel_stride);
   }
 
-  CAS_SELDOM void start(int32_t i) {
+  CAS_SELDOM void start(int32_t i, int64_t pixels) {
     for (int k = 0; k < kPad; ++k) squares(i)[k] = row_square(i)[k] = 0;
-    state(i).start();
+    state(i).start(pixels);
   }
 
   void meet_channels(int32_t i, int64_t first, int64_t last, const scalar_t* s, int64_t channel_stride) {
@@ -233,6 +239,22 @@ class RegionTable {
       sum(i)[m] = 0;
     }
   }
+
+#if CAS_X86_LEVEL >= 4
+  // Planes: takes the mean of the first pixels of a piece, of which each has a vector in memory, as pilot of kPad
+  // channels at most.
+  void meet_mean(const Piece& piece, int64_t first, int64_t last, const scalar_t* s, int64_t channel_stride) {
+    using V = Vec<float, kPad>;
+    const Keep<float> pixels((uint64_t(1) << piece.meets) - 1);
+    const Keep<float, kPad> channels((uint64_t(1) << std::min(M - first, kPad)) - 1);
+    const auto mean = fold_floats<kPad>([&](int64_t k) {
+      const scalar_t* const plane = s + std::min(first + k, M - 1) * channel_stride;
+      return pixels(load_acc<kLanes<float>>(plane)) * (1.0f / piece.meets);
+    });
+    store(of(pilots_, piece.region) + first, channels(finite_or(cut(__builtin_convertvector(mean, V)), V{})));
+    std::fill_n(sum(piece.region) + first, last - first, 0.0);
+  }
+#endif
 
   // A few channels of region i, of n pixels, from m on.
   static constexpr int kDoubles = kLanes<double> < kNarrow ? kLanes<double> : kNarrow;

@@ -123,7 +123,7 @@ CAS_HD void store_rows(const Vec<AccOf<scalar_t>> (&plane)[kPad], scalar_t* rows
   }
 #endif
   for (int k = 0; k < kPad; ++k) {
-    for (int j = 0; j < kLanes<AccOf<scalar_t>>; ++j) rows[j * stride + k] = static_cast<scalar_t>(plane[k][j]);
+    for (int j = 0; j < kLanes<AccOf<scalar_t>>; ++j) rows[j * stride + k] = to_stored<scalar_t>(plane[k][j]);
   }
 }
 
@@ -234,7 +234,7 @@ inline void turn_back(const AccOf<scalar_t>* rows, int64_t pixels, int64_t chann
   }
 #endif
   for (int64_t m = 0; m < channels; ++m) {
-    for (int64_t x = 0; x < pixels; ++x) to[m * to_stride + x] = static_cast<scalar_t>(rows[x * padded + m]);
+    for (int64_t x = 0; x < pixels; ++x) to[m * to_stride + x] = to_stored<scalar_t>(rows[x * padded + m]);
   }
 }
 
