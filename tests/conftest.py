@@ -87,3 +87,21 @@ class ExampleCount:
 def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         config.pluginmanager.register(ExampleCount(config.getoption("--least-examples")))
+
+
+@pytest.fixture
+def fresh_compiler():
+    """torch.compile without what other tests left in it."""
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@pytest.fixture(scope="session")
+def results(tmp_path_factory):
+    """A results file of benchmarks.speed."""
+    from benchmark_results import measure_tiny
+
+    path = tmp_path_factory.mktemp("results") / "tiny.json"
+    measure_tiny(path)
+    return path

@@ -1,8 +1,6 @@
-"""cas_loss under torch.compile and torch.export, and the operators' own contract (schemas, fake kernels)."""
+"""cas_loss under torch.compile."""
 
 from __future__ import annotations
-
-import itertools
 
 import pytest
 import torch
@@ -10,28 +8,16 @@ from devices import on_devices
 from strategies import Case
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._subclasses import FakeTensorMode
+from training_steps import Module, loss_and_gradient, step_and_batches, train
 
 import cas_ext
 
 on_real_devices = on_devices("cpu", "cuda")
-
-
-@pytest.fixture(autouse=True)
-def _fresh_compiler():
-    torch.compiler.reset()
-    yield
-    torch.compiler.reset()
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
 
 def compiled(function, **options):
     return torch.compile(function, fullgraph=True, backend="aot_eager", **options)
-
-
-def loss_and_gradient(function, input, target):
-    input = input.detach().requires_grad_()
-    loss = function(input, target)
-    (gradient,) = torch.autograd.grad(loss.sum(), input)
-    return loss.detach(), gradient
 
 
 def assert_same(actual, expected):
@@ -114,39 +100,6 @@ def test_compiled_function_takes_options_that_change():
         torch.testing.assert_close(dynamic(input, target, *options), function(input, target, *options))
 
 
-class Step(torch.nn.Module):
-    """A network that ends in its loss."""
-
-    def __init__(self):
-        super().__init__()
-        self.network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3, padding=1), torch.nn.Softmax(1))
-        self.criterion = cas_ext.CASLoss(num_regions=3)
-
-    def forward(self, images, target):
-        return self.criterion(self.network(images), target)
-
-
-def step_and_batches(device):
-    """The same network every time, and batches of three sizes."""
-    torch.manual_seed(0)
-    step = Step().to(device.torch_device)
-    sizes = ((2, (9, 11)), (3, (8, 13)), (4, (21, 6)))
-    return step, [Case(batch=batch, spatial=spatial).tensors(device.torch_device) for batch, spatial in sizes]
-
-
-def train(forward, step, batches):
-    """Losses and final weights of a few steps of SGD."""
-    optimizer = torch.optim.SGD(step.parameters(), lr=0.1)
-    losses = []
-    for images, target in batches:
-        optimizer.zero_grad()
-        loss = forward(images.detach(), target)
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.detach())
-    return [torch.stack(losses), *(parameter.detach() for parameter in step.parameters())]
-
-
 @on_real_devices
 @pytest.mark.parametrize("dynamic", [True, False], ids=["dynamic", "static"])
 def test_training_step_compiled_by_inductor_equals_eager(device, dynamic):
@@ -208,158 +161,3 @@ def test_compiled_function_refuses_a_bad_label_too():
     target[1, 2, 3] = 7
     with pytest.raises(ValueError, match=r"(?s)target must .*got 7"):
         function(input, target)
-
-
-def exported(step, images, target):
-    """The step as an exported program for batches of any size."""
-    B, H, W = (torch.export.Dim(name, min=2, max=64) for name in "BHW")
-    return torch.export.export(step, (images.detach(), target), dynamic_shapes=({0: B, 2: H, 3: W}, {0: B, 1: H, 2: W}))
-
-
-@on_real_devices
-def test_exported_program_computes_the_same_loss_for_other_sizes_and_from_a_file(device, tmp_path):
-    step, batches = step_and_batches(device)
-    program = exported(step, *batches[0])
-    torch.export.save(program, tmp_path / "step.pt2")
-    loaded = torch.export.load(tmp_path / "step.pt2")
-    for images, target in batches:
-        expected = step(images.detach(), target)
-        torch.testing.assert_close(program.module()(images.detach(), target), expected, rtol=1e-6, atol=0)
-        torch.testing.assert_close(loaded.module()(images.detach(), target), expected, rtol=1e-6, atol=0)
-
-
-@on_real_devices
-def test_exported_program_can_be_trained(device):
-    step, batches = step_and_batches(device)
-    expected = train(step, step, batches)
-    step, _ = step_and_batches(device)
-    module = exported(step, *batches[0]).module()
-    for a, b in zip(train(module, module, batches), expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-7)
-
-
-def all_terms(input, target):
-    terms = cas_ext.cas_loss(
-        input, target, alpha=0.3, num_regions=3, ignore_index=2, pairs="mean", reduction="none", return_terms=True
-    )
-    return sum(weight * term for weight, term in zip((1, -0.7, 0.4), terms, strict=True))
-
-
-def one_term(input, target):
-    return cas_ext.cas_loss(input, target, num_regions=3, return_terms=True)[2]
-
-
-def softmax_in_front(input, target):
-    return cas_ext.cas_loss(30 * input, target, num_regions=3, activation="softmax")
-
-
-def log_distance(input, target):
-    return cas_ext.cas_loss(input, target, num_regions=3, distance="log")
-
-
-def own_loss_on_moments(input, target):
-    count, mean, scatter = cas_ext.region_moments(input, target, 3)
-    return (mean.pow(3).sum(2) * count + scatter.square()).sum()
-
-
-class Module(torch.nn.Module):
-    """A function as a module, which torch.export wants."""
-
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, *arguments):
-        return self.function(*arguments)
-
-
-@on_real_devices
-@pytest.mark.parametrize("strict", [True, False], ids=["strict", "non-strict"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize(
-    "function", [all_terms, one_term, softmax_in_front, log_distance, own_loss_on_moments], ids=lambda f: f.__name__
-)
-def test_exported_program_has_the_gradient_of_the_function(device, function, dtype, strict):
-    input, target = Case(channels=5, spatial=(9, 11), dtype=dtype).tensors(device.torch_device)
-    program = torch.export.export(Module(function), (input.detach(), target), strict=strict).module()
-    tolerance = {torch.float32: 2e-6, torch.float64: 1e-12, torch.bfloat16: 8e-3}[dtype]
-    actual, expected = loss_and_gradient(program, input, target), loss_and_gradient(function, input, target)
-    for a, b in zip(actual, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=tolerance, atol=tolerance * b.abs().max().item())
-
-
-@on_real_devices
-@pytest.mark.parametrize("function", [all_terms, softmax_in_front, own_loss_on_moments], ids=lambda f: f.__name__)
-def test_exported_program_has_the_second_derivative_of_the_function(device, function):
-    input, target = Case(spatial=(9, 11), dtype=torch.float64).tensors(device.torch_device)
-    program = torch.export.export(Module(function), (input.detach(), target)).module()
-    tangent = torch.sin(torch.arange(input.numel(), device=input.device)).view_as(input).to(input.dtype)
-
-    def hessian_vector_product(of):
-        leaf = input.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(of(leaf, target).sum(), leaf, create_graph=True)
-        return torch.autograd.grad((gradient * tangent).sum(), leaf)[0]
-
-    expected = hessian_vector_product(function)
-    torch.testing.assert_close(hessian_vector_product(program), expected, rtol=1e-10, atol=1e-12)
-    assert expected.abs().max() > 0
-
-
-@on_real_devices
-def test_aot_inductor_package_computes_the_same_loss(device, tmp_path):
-    step, batches = step_and_batches(device)
-    with torch.no_grad():
-        program = exported(step, *batches[0])
-        path = torch._inductor.aoti_compile_and_package(program, package_path=str(tmp_path / "step.pt2"))
-        packaged = torch._inductor.aoti_load_package(path)
-        for images, target in batches:
-            actual, expected = packaged(images.detach(), target), step(images.detach(), target)
-            torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-7)
-
-
-def operator_arguments(device, dtype, layout, activation):
-    """Arguments of every operator."""
-    input, target = Case(channels=5, spatial=(6, 7), dtype=dtype, layout=layout).tensors(device.torch_device)
-    input, wide = input.detach(), dtype == torch.float64
-    moments = torch.ops.cas_ext.accumulate(input, target, 3, -100, False, activation)
-    loss, _, _, scale, center, offset = torch.ops.cas_ext.finalise(*moments, 0.5, 0, wide)
-    weight = torch.ones_like(loss)
-    return {
-        "accumulate": (input, target, 3, -100, False, activation),
-        "finalise": (*moments, 0.5, 0, wide),
-        "forward": (input, target, 3, -100, False, activation, 0.5, 0, 1),
-        "apply": (input, target, weight, True, scale, center, offset, -100, activation),
-    }
-
-
-@on_real_devices
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "channel slice", "transposed"])
-@pytest.mark.parametrize(
-    ("name", "activation"),
-    [("finalise", None), *itertools.product(["accumulate", "forward", "apply"], cas_ext.ops.ACTIVATIONS)],
-    ids=str,
-)
-def test_operator_keeps_its_contract_with_pytorch(device, name, activation, dtype, layout):
-    operator = getattr(torch.ops.cas_ext, name).default
-    arguments = operator_arguments(device, dtype, layout, cas_ext.ops.ACTIVATIONS[activation])
-    torch.library.opcheck(operator, arguments[name])
-
-
-@on_real_devices
-@pytest.mark.parametrize("name", ["accumulate", "forward"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_operator_keeps_its_contract_with_a_gradient(device, name, dtype):
-    input, *others = operator_arguments(device, dtype, "contiguous", 0)[name]
-    # Not test_aot_dispatch_dynamic: it adds all outputs up, and fails to add doubles to the int64 counts.
-    checks = ("test_schema", "test_autograd_registration", "test_faketensor")
-    operator = getattr(torch.ops.cas_ext, name).default
-    torch.library.opcheck(operator, (input.requires_grad_(), *others), test_utils=checks)
-
-
-@on_real_devices
-@pytest.mark.parametrize("shape", [(0, 3, 4), (2, 3, 0)])
-def test_operators_keep_their_contract_for_empty_inputs(device, shape):
-    input = torch.zeros(shape, device=device.torch_device)
-    target = torch.zeros(shape[0], shape[2], dtype=torch.uint8, device=device.torch_device)
-    torch.library.opcheck(torch.ops.cas_ext.accumulate.default, (input, target, 3, -100, False))
