@@ -162,15 +162,18 @@ struct PixelPacks {
     pack[m] = load_pack<kStretch ? V * kChannels : V>(from);
   }
 
-  __device__ __forceinline__ void unpack(acc_t (&s)[V][kChannels]) const {
+  // As they are stored, or for arithmetic.
+  template <class value_t>
+  __device__ __forceinline__ void unpack(value_t (&s)[V][kChannels]) const {
 #pragma unroll
     for (int k = 0; k < V; ++k) {
 #pragma unroll
       for (int m = 0; m < kChannels; ++m) {
-        if constexpr (kStretch) {
-          s[k][m] = to_acc(pack[0].v[k * kChannels + m]);
+        const scalar_t value = kStretch ? pack[0].v[k * kChannels + m] : pack[kStretch ? 0 : m].v[k];
+        if constexpr (std::is_same_v<value_t, scalar_t>) {
+          s[k][m] = value;
         } else {
-          s[k][m] = to_acc(pack[m].v[k]);
+          s[k][m] = to_acc(value);
         }
       }
     }

@@ -23,7 +23,7 @@ constexpr int64_t kSharedTableBytes = 49152;       // what a block may use witho
 
 // accumulate_strips: see strips_table.cuh.
 constexpr int64_t kStripRegions = 112;     // at most: a warp has a table of its own in shared memory
-constexpr int64_t kStripChunk = 512;       // pixels that a warp takes at a time
+constexpr int64_t kStripChunk = 512;       // pixels of float that a warp takes at a time
 constexpr int64_t kWaveStrips = 12 * 132;  // warps that 132 multiprocessors hold, with N = 64
 
 // The kernels that use tensor cores, float's and bfloat16's: see matrix_tile.cuh.

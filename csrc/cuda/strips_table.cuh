@@ -7,16 +7,33 @@
 
 namespace cas_ext {
 
-constexpr unsigned kStripPixels = kStripChunk / kWarpSize;  // that a lane walks
-constexpr unsigned kStripPlaces = kStripPixels + 1;         // strips begin in different banks
-constexpr unsigned kFullRecords = kWarpSize;                // as many runs, or more, are added to the table together
+constexpr unsigned kFullRecords = kWarpSize;  // as many runs, or more, are added to the table together
 constexpr unsigned kMostRecords = kFullRecords - 1 + kWarpSize;
 
-// One value for each channel.
-template <int kChannels>
-struct alignas(kChannels * sizeof(float)) StripValues {
-  float of[kChannels];
+// What a lane walks of a chunk: of 16-bit values twice as many pixels as of floats, in as many bytes.
+template <class value_t>
+struct StripOf {
+  static constexpr unsigned kPixels = kStripChunk / kWarpSize * sizeof(float) / sizeof(value_t);
+  static constexpr unsigned kPlaces = kPixels + 1;  // strips begin in different banks
+  static constexpr unsigned kChunk = kWarpSize * kPixels;
 };
+
+// One value for each channel.
+template <int kChannels, class value_t = float>
+struct alignas(kChannels * sizeof(value_t)) StripValues {
+  value_t of[kChannels];
+};
+
+template <int kChannels, class value_t>
+__device__ __forceinline__ StripValues<kChannels> load_values(const StripValues<kChannels, value_t>* from) {
+  value_t stored[kChannels];
+  const auto word = *reinterpret_cast<const typename WordOf<sizeof(stored)>::type*>(from);
+  memcpy(stored, &word, sizeof(stored));
+  StripValues<kChannels> values;
+#pragma unroll
+  for (int m = 0; m < kChannels; ++m) values.of[m] = to_acc(stored[m]);
+  return values;
+}
 
 // Sums about the pilot, with what rounding has added to them.
 struct alignas(16) StripSums {
@@ -32,10 +49,9 @@ struct StripRegion {
   unsigned n;  // 0: the others hold nothing
 };
 
+// Runs' records and the table, whatever the type of pixels.
 template <int kChannels>
-struct StripsShared {
-  StripValues<kChannels> pixel[kWarpSize * kStripPlaces];
-  alignas(16) uint8_t code[kStripChunk];  // the low bits of regions, kIgnored and kInvalid
+struct StripRecords {
   // Runs: pixels of a strip that touch and have one region. Sums about a pilot; `square` over all channels.
   StripValues<kChannels> pilot[kMostRecords], sum[kMostRecords];
   float square[kMostRecords];
@@ -43,16 +59,22 @@ struct StripsShared {
   StripRegion<kChannels> table[kStripRegions];
 };
 
-template <int kChannels>
+template <int kChannels, class value_t>
+struct StripsShared {
+  StripValues<kChannels, value_t> pixel[kWarpSize * StripOf<value_t>::kPlaces];
+  alignas(16) uint8_t code[StripOf<value_t>::kChunk];  // the low bits of regions, kIgnored and kInvalid
+  StripRecords<kChannels> records;                     // at the end, since only the table's first rows are there
+};
+
+template <int kChannels, class value_t>
 constexpr size_t strips_shared_bytes(int64_t regions) {
-  using Shared = StripsShared<kChannels>;
-  return sizeof(Shared) - (kStripRegions - regions) * sizeof(StripRegion<kChannels>);
+  return sizeof(StripsShared<kChannels, value_t>) - (kStripRegions - regions) * sizeof(StripRegion<kChannels>);
 }
 
 // Adds runs to the table: a lane for each channel of 32 / kChannels of them, the first lane of a region and channel for
 // all of their lanes.
 template <int kChannels>
-__device__ __forceinline__ void add_records(StripsShared<kChannels>& shared, unsigned count) {
+__device__ __forceinline__ void add_records(StripRecords<kChannels>& shared, unsigned count) {
   const unsigned lane = threadIdx.x, m = lane % kChannels;
   __syncwarp();  // all runs are there
 #pragma unroll 1
@@ -118,7 +140,7 @@ __device__ __forceinline__ void add_records(StripsShared<kChannels>& shared, uns
 
 // Makes moments of the table.
 template <int kChannels>
-__device__ __forceinline__ void write_moments(const AccumulateParams& p, const StripsShared<kChannels>& shared) {
+__device__ __forceinline__ void write_moments(const AccumulateParams& p, const StripRecords<kChannels>& shared) {
   const unsigned M = static_cast<unsigned>(p.shape.channels);
   for (unsigned region = threadIdx.x; region < p.shape.regions; region += kWarpSize) {
     const StripRegion<kChannels>& found = shared.table[region];

@@ -31,7 +31,7 @@ from .matrix_cost import (
     warps_of,
 )
 from .paths import read_instructions
-from .strips_cost import crossed_walk, drawn_walk, of_strips
+from .strips_cost import crossed_labels, drawn_labels, of_strips
 from .table import ROOT, _demangle, _split_name, dump, read_kernels, why_absent
 from .tiles import TILE, coherent, random, tile_of
 from .ways import THREADS, Function, of_apply, of_small, of_table, of_whole
@@ -72,14 +72,14 @@ ROWS = (
             f"4, V, {str(layout != 'planar').lower()}, false",
             4,
             1,
-            of_strips(4, walk),
+            of_strips(4, labels),
             32,
         )
         for layout in ("planar", "channels_last")
-        for what, walk in (
-            ("one region", crossed_walk(1 << 20, 4)),
-            ("volume: 64 in 256 x 256 x 256", crossed_walk(44, 4)),
-            ("64 random labels", drawn_walk(64, 4)),
+        for what, labels in (
+            ("one region", crossed_labels(1 << 20)),
+            ("volume: 64 in 256 x 256 x 256", crossed_labels(44)),
+            ("64 random labels", drawn_labels(64)),
         )
     ),
     *(

@@ -10,9 +10,10 @@ from random import Random
 from .ways import Function
 
 LANES = 32
-STRIP, CHUNK = 16, 512  # kStripPixels, kStripChunk
+STRIP_BYTES = 64  # of a channel: StripOf
 FULL = 32  # kFullRecords
-CHUNKS = 64  # that are counted
+PIXELS = 1 << 15  # that are counted
+ACCESS_BYTES = 16  # of V pixels
 INSTRUCTION = 16  # bytes: what follows a branch is so far behind it
 
 
@@ -25,21 +26,22 @@ class Walk:
     rounds: float  # in which a record joins the first of its region
 
 
-def ends_of(labels: list[int]) -> Iterator[list[int]]:
+def ends_of(labels: list[int], strip_pixels: int) -> Iterator[list[int]]:
     """Regions of the runs that end at each pixel of the strips, and at last, in the order of lanes."""
-    strips = [labels[x : x + STRIP] for x in range(0, CHUNK, STRIP)]
-    for x in range(1, STRIP):
+    strips = [labels[x : x + strip_pixels] for x in range(0, len(labels), strip_pixels)]
+    for x in range(1, strip_pixels):
         yield [strip[x - 1] for strip in strips if strip[x] != strip[x - 1]]
     yield [strip[-1] for strip in strips]
 
 
-def walk_of(labels: list[int], M: int) -> Walk:
+def walk_of(labels: list[int], M: int, strip_pixels: int) -> Walk:
+    chunk = LANES * strip_pixels
     together = LANES // (2 if M <= 2 else 4)
     changes = groups = rounds = 0
     records: list[int] = []
-    for begin in range(0, CHUNK * CHUNKS, CHUNK):
+    for begin in range(0, len(labels), chunk):
         changes += 1  # all runs begin
-        for ending in ends_of(labels[begin : begin + CHUNK]):
+        for ending in ends_of(labels[begin : begin + chunk], strip_pixels):
             changes += bool(ending)
             records += ending
             if len(records) < FULL:
@@ -48,17 +50,18 @@ def walk_of(labels: list[int], M: int) -> Walk:
                 groups += 1
                 rounds += max(Counter(records[first : first + together]).values()) - 1
             records = []
-    return Walk(changes / CHUNKS, groups / CHUNKS, rounds / CHUNKS)
+    chunks = len(labels) / chunk
+    return Walk(changes / chunks, groups / chunks, rounds / chunks)
 
 
-def crossed_walk(chord: int, M: int) -> Walk:
+def crossed_labels(chord: int) -> list[int]:
     """A line that crosses a region every `chord` pixels."""
-    return walk_of([x // chord for x in range(CHUNK * CHUNKS)], M)
+    return [x // chord for x in range(PIXELS)]
 
 
-def drawn_walk(regions: int, M: int) -> Walk:
+def drawn_labels(regions: int) -> list[int]:
     draw = Random(0)
-    return walk_of([draw.randrange(regions) for _ in range(CHUNK * CHUNKS)], M)
+    return [draw.randrange(regions) for _ in range(PIXELS)]
 
 
 def of_loading(function: Function, begin: int, end: int) -> int:
@@ -79,10 +82,12 @@ def of_loading(function: Function, begin: int, end: int) -> int:
     return min(w for w in ways if w is not None) + sum(w for w in outside if w is not None)
 
 
-def of_strips(M: int, walk: Walk) -> Callable[[Function, int], float]:
+def of_strips(M: int, labels: list[int]) -> Callable[[Function, int], float]:
     """Instructions per element. Left out: pilots that move, and what a block does once."""
 
     def count(function: Function, V: int) -> float:
+        strip_pixels = V * STRIP_BYTES // ACCESS_BYTES
+        walk = walk_of(labels, M, strip_pixels)
         chunk = function.main_loop("MATCH")
         (words,) = (a for a in function.nested(chunk) if a.count("MATCH") > 0)  # four pixels of a strip at a time
         around = of_loading(function, chunk.begin, words.begin) + function.way(words.end, chunk.end)
@@ -93,7 +98,7 @@ def of_strips(M: int, walk: Walk) -> Callable[[Function, int], float]:
         moving = function.skipped_around(again, "STS")
         group = function.longest(additions[0].begin, additions[0].end, without=[joining.begin, moving[0] + INSTRUCTION])
         assert changing is not None and group is not None
-        steps = still * STRIP / 4 + still / 4 + walk.changes * (changing - still) / 4
-        return (around + steps + walk.groups * group + walk.rounds * joining.instructions) / (STRIP * M)
+        steps = still * strip_pixels / 4 + still / 4 + walk.changes * (changing - still) / 4
+        return (around + steps + walk.groups * group + walk.rounds * joining.instructions) / (strip_pixels * M)
 
     return count

@@ -20,7 +20,7 @@ BLOCK_BYTES = (
 )
 BLOCK_PIXELS = 256  # kTilePixels of tile_groups.cuh
 MATRIX_REGIONS, PILOT_CELLS = 112, 7296  # at most, of matrix_tile.cuh
-STRIP_REGIONS, STRIP_CHUNK, STRIP_PIXELS = 112, 512, 16  # of strips_table.cuh
+STRIP_REGIONS, STRIP_CHUNK, STRIP_PIXELS = 112, 512, 16  # of strips_table.cuh; 16-bit values: twice as many pixels
 SMALL_PIXELS = (256 * 16, 256 * 256)  # least and most of a block of accumulate_small.cuh
 HELD_CHANNELS = 128  # kHeldChannels of apply_softmax.cuh
 MOST_ARRIVALS = 4095  # kMostArrivals of arrival.cuh
