@@ -5,7 +5,7 @@
 // Bytes:  reads P (M e + l) per image once; writes a table per block.
 // Why:    what a label costs is shared by few channels. A pixel costs a comparison and, for each channel, a difference
 //         and two additions; beginning and ending runs costs about three pixels, of one lane or of all at a time, and
-//         adding eight runs to the table about four.
+//         adding 32 runs to the table about eight.
 #pragma once
 
 #include "arrival.cuh"
@@ -19,7 +19,7 @@ namespace cas_ext {
 template <class scalar_t, int V, bool kSoftmax>
 using strip_value = std::conditional_t<(V > 1) && !kSoftmax, scalar_t, float>;
 
-constexpr int kStripBlocks = 12;  // on a multiprocessor, with N = 64: what shared memory allows
+constexpr int kStripBlocks = 12;  // on a multiprocessor: what registers allow; with N = 64, shared memory allows 13
 
 // Labels of a lane that are under way together: as many as `room` for them allows, and loads of so many neighbours.
 struct LabelLoads {
@@ -141,7 +141,7 @@ __global__ void __launch_bounds__(kWarpSize, kStripBlocks) accumulate_strips_ker
   const unsigned size = static_cast<unsigned>(rest < p.pixels_per_split ? rest : p.pixels_per_split);  // select.h
   const unsigned lane = threadIdx.x;
   clear_arrivals(p, b, split);
-  for (unsigned i = lane; i < N; i += kWarpSize) shared.records.table[i].n = 0;
+  for (unsigned i = lane; i < N; i += kWarpSize) shared.records.table[i].sums.n = 0;
 
   using Packs = PixelPacks<scalar_t, kInterleaved, V, kChannels, kSoftmax>;
   constexpr unsigned kHalf = kLoads / 2;  // of a chunk

@@ -35,18 +35,52 @@ __device__ __forceinline__ StripValues<kChannels> load_values(const StripValues<
   return values;
 }
 
-// Sums about the pilot, with what rounding has added to them.
-struct alignas(16) StripSums {
-  float sum, sum_lost, square, square_lost;
+// Sums of some pixels about a pilot; squares are over all channels.
+template <int kChannels>
+struct StripSums {
+  float sum[kChannels], square;
+  unsigned n;
+
+  __device__ __forceinline__ void move(const float (&shift)[kChannels]) {
+    const float count_of = static_cast<float>(n);
+#pragma unroll
+    for (int m = 0; m < kChannels; ++m) {
+      square = moved_square_sum(square, sum[m], count_of, shift[m]);
+      sum[m] = moved_sum(sum[m], count_of, shift[m]);
+    }
+  }
+
+  // The first of `peers` gets the sums of all of them, in pairs, pairs of pairs and so on.
+  __device__ __forceinline__ void add_peers(unsigned peers) {
+    const unsigned lane = threadIdx.x;
+    unsigned rank = __popc(peers & ((1u << lane) - 1));
+#pragma unroll 1
+    for (;;) {
+      const int next = __ffs(peers & ~1u << lane);
+      if (!__any_sync(kFullWarp, next != 0)) return;
+      const int from = next != 0 ? next - 1 : static_cast<int>(lane);
+#pragma unroll
+      for (float& each : sum) add_of(each, from, next != 0);
+      add_of(square, from, next != 0);
+      add_of(n, from, next != 0);
+      peers &= ~__ballot_sync(kFullWarp, rank & 1);
+      rank /= 2;
+    }
+  }
+
+ private:
+  template <class T>
+  static __device__ __forceinline__ void add_of(T& value, int from, bool adds) {
+    const T other = __shfl_sync(kFullWarp, value, from);
+    value += adds ? other : T(0);
+  }
 };
 
-// What the block has seen of a region. Squares over all channels are in the first; the others have what moving them to
-// this pilot added.
+// What the block has seen of a region: sums about its pilot, and what rounding has added to them.
 template <int kChannels>
 struct StripRegion {
-  StripSums channel[kChannels];
-  float pilot[kChannels];
-  unsigned n;  // 0: the others hold nothing
+  StripSums<kChannels> sums;  // n is 0: the others hold nothing
+  float sum_lost[kChannels], square_lost, pilot[kChannels];
 };
 
 // Runs' records and the table, whatever the type of pixels.
@@ -71,68 +105,75 @@ constexpr size_t strips_shared_bytes(int64_t regions) {
   return sizeof(StripsShared<kChannels, value_t>) - (kStripRegions - regions) * sizeof(StripRegion<kChannels>);
 }
 
-// Adds runs to the table: a lane for each channel of 32 / kChannels of them, the first lane of a region and channel for
-// all of their lanes.
+// Adds runs to the table: a lane for each of 32, the first of a region's for all of its lanes.
 template <int kChannels>
 __device__ __forceinline__ void add_records(StripRecords<kChannels>& shared, unsigned count) {
-  const unsigned lane = threadIdx.x, m = lane % kChannels;
+  const unsigned lane = threadIdx.x;
   __syncwarp();  // all runs are there
 #pragma unroll 1
-  for (unsigned first = 0; first < count; first += kWarpSize / kChannels) {
-    const unsigned at = first + lane / kChannels;
+  for (unsigned first = 0; first < count; first += kWarpSize) {
+    const unsigned at = first + lane;
     const bool holds = at < count;
-    const unsigned run = holds ? shared.run[at] : 0, region = run % 256, n = run / 256;
-    const float pilot = holds ? shared.pilot[at].of[m] : 0, sum = holds ? shared.sum[at].of[m] : 0;
-    const float square = holds && m == 0 ? shared.square[at] : 0;
-    const unsigned peers = __match_any_sync(kFullWarp, holds ? region * kChannels + m : ~0u);
+    const unsigned run = holds ? shared.run[at] : 0, region = run % 256;
+    const auto pilot = holds ? shared.pilot[at] : StripValues<kChannels>{};
+    const auto sum = holds ? shared.sum[at] : StripValues<kChannels>{};
+    const unsigned peers = __match_any_sync(kFullWarp, holds ? region : ~0u);
     const int leader = __ffs(peers) - 1;
     const bool leads = holds && lane == static_cast<unsigned>(leader);
     StripRegion<kChannels>& known = shared.table[region];
-    const unsigned before = known.n;
-    const float leaders = __shfl_sync(kFullWarp, pilot, leader);
-    float about = before > 0 ? known.pilot[m] : leaders;
+    const unsigned before = known.sums.n;
+    float about[kChannels];
+#pragma unroll
+    for (int m = 0; m < kChannels; ++m) {
+      const float leaders = __shfl_sync(kFullWarp, pilot.of[m], leader);
+      about[m] = before > 0 ? known.pilot[m] : leaders;
+    }
 
-    float all_sum, all_square;
-    unsigned all_n;
-    const auto add_peers = [&] {  // the leader's get the sums of its peers about `about`
-      const float shift = about - pilot, count_of = static_cast<float>(n);
-      const float moved = moved_sum(sum, count_of, shift), squares = moved_square_sum(square, sum, count_of, shift);
-      all_sum = moved, all_square = squares, all_n = n;
-#pragma unroll 1
-      for (unsigned left = leads ? peers & (peers - 1) : 0; __any_sync(kFullWarp, left != 0); left &= left - 1) {
-        const int from = left != 0 ? __ffs(left) - 1 : static_cast<int>(lane);
-        const float other = __shfl_sync(kFullWarp, moved, from), its_squares = __shfl_sync(kFullWarp, squares, from);
-        const unsigned its_n = __shfl_sync(kFullWarp, n, from);
-        all_sum += left != 0 ? other : 0;
-        all_square += left != 0 ? its_squares : 0;
-        all_n += left != 0 ? its_n : 0;
+    StripSums<kChannels> all;
+    const auto add_up = [&] {  // the leader's get those of its peers, about `about`
+      float shift[kChannels];
+#pragma unroll
+      for (int m = 0; m < kChannels; ++m) {
+        all.sum[m] = sum.of[m];
+        shift[m] = about[m] - pilot.of[m];
       }
+      all.square = holds ? shared.square[at] : 0;
+      all.n = run / 256;
+      all.move(shift);
+      all.add_peers(peers);
     };
-    add_peers();
-    StripSums sums = {0, 0, 0, 0};
-    if (leads && before > 0) sums = known.channel[m];
+    add_up();
     // Where a region reaches 1, 2, 4, ... pixels, its pilot moves to the mean, before these are added: then a run that
     // is larger than all before, or an outlier met first, costs no digits.
-    const unsigned after = before + all_n;
+    const unsigned after = before + all.n;
     const bool moves = leads && (before ^ after) > before;
+    StripSums<kChannels> sums = {};
+    if (leads && before > 0) sums = known.sums;
     if (__any_sync(kFullWarp, moves)) {
-      if (moves) {
-        const float next = about + __fdividef(sums.sum + all_sum, static_cast<float>(after)), shift = next - about;
-        const float count_of = static_cast<float>(before);
-        sums.square = moved_square_sum(sums.square, sums.sum, count_of, shift);
-        sums.sum = moved_sum(sums.sum, count_of, shift);
-        about = next;
+      float shift[kChannels];
+#pragma unroll
+      for (int m = 0; m < kChannels; ++m) {
+        const float next = about[m] + __fdividef(sums.sum[m] + all.sum[m], static_cast<float>(after));
+        shift[m] = moves ? next - about[m] : 0;
+        about[m] = __shfl_sync(kFullWarp, moves ? next : about[m], leader);
       }
-      about = __shfl_sync(kFullWarp, about, leader);
-      add_peers();
+      if (moves) sums.move(shift);
+      add_up();
     }
     __syncwarp();  // all have read
     if (leads) {
-      add_exactly(sums.sum, sums.sum_lost, all_sum);
-      add_exactly(sums.square, sums.square_lost, all_square);
-      known.channel[m] = sums;
-      known.pilot[m] = about;
-      if (m == 0) known.n = after;
+#pragma unroll
+      for (int m = 0; m < kChannels; ++m) {
+        float lost = before > 0 ? known.sum_lost[m] : 0;
+        add_exactly(sums.sum[m], lost, all.sum[m]);
+        known.sum_lost[m] = lost;
+        known.pilot[m] = about[m];
+      }
+      float lost = before > 0 ? known.square_lost : 0;
+      add_exactly(sums.square, lost, all.square);
+      known.square_lost = lost;
+      sums.n = after;
+      known.sums = sums;
     }
     __syncwarp();
   }
@@ -145,16 +186,15 @@ __device__ __forceinline__ void write_moments(const AccumulateParams& p, const S
   for (unsigned region = threadIdx.x; region < p.shape.regions; region += kWarpSize) {
     const StripRegion<kChannels>& found = shared.table[region];
     const int64_t cell = blockIdx.x * p.shape.regions + region;
-    p.partial_count[cell] = found.n;
-    if (found.n == 0) continue;
-    const double inverse_n = 1 / static_cast<double>(found.n);
-    double scatter = 0;
+    p.partial_count[cell] = found.sums.n;
+    if (found.sums.n == 0) continue;
+    const double inverse_n = 1 / static_cast<double>(found.sums.n);
+    double scatter = static_cast<double>(found.sums.square) - found.square_lost;
 #pragma unroll
     for (unsigned m = 0; m < kChannels; ++m) {
       if (m >= M) break;
-      const StripSums& of = found.channel[m];
-      const double sum = static_cast<double>(of.sum) - of.sum_lost;
-      scatter += centered_square_sum(static_cast<double>(of.square) - of.square_lost, sum, inverse_n);
+      const double sum = static_cast<double>(found.sums.sum[m]) - found.sum_lost[m];
+      scatter = centered_square_sum(scatter, sum, inverse_n);
       p.partial_mean[cell * M + m] = found.pilot[m] + sum * inverse_n;
     }
     p.partial_scatter[cell] = at_least_zero(scatter);

@@ -23,7 +23,7 @@ class Walk:
 
     changes: float  # pixels of a strip at which some lane's run begins or ends
     groups: float  # of records that are added together
-    rounds: float  # in which a record joins the first of its region
+    rounds: float  # in which records of a region join each other, in pairs
 
 
 def ends_of(labels: list[int], strip_pixels: int) -> Iterator[list[int]]:
@@ -34,9 +34,8 @@ def ends_of(labels: list[int], strip_pixels: int) -> Iterator[list[int]]:
     yield [strip[-1] for strip in strips]
 
 
-def walk_of(labels: list[int], M: int, strip_pixels: int) -> Walk:
+def walk_of(labels: list[int], strip_pixels: int) -> Walk:
     chunk = LANES * strip_pixels
-    together = LANES // (2 if M <= 2 else 4)
     changes = groups = rounds = 0
     records: list[int] = []
     for begin in range(0, len(labels), chunk):
@@ -46,9 +45,9 @@ def walk_of(labels: list[int], M: int, strip_pixels: int) -> Walk:
             records += ending
             if len(records) < FULL:
                 continue
-            for first in range(0, len(records), together):
+            for first in range(0, len(records), LANES):
                 groups += 1
-                rounds += max(Counter(records[first : first + together]).values()) - 1
+                rounds += (max(Counter(records[first : first + LANES]).values()) - 1).bit_length()
             records = []
     chunks = len(labels) / chunk
     return Walk(changes / chunks, groups / chunks, rounds / chunks)
@@ -87,7 +86,7 @@ def of_strips(M: int, labels: list[int]) -> Callable[[Function, int], float]:
 
     def count(function: Function, V: int) -> float:
         strip_pixels = V * STRIP_BYTES // ACCESS_BYTES
-        walk = walk_of(labels, M, strip_pixels)
+        walk = walk_of(labels, strip_pixels)
         chunk = function.main_loop("MATCH")
         (words,) = (a for a in function.nested(chunk) if a.count("MATCH") > 0)  # four pixels of a strip at a time
         around = of_loading(function, chunk.begin, words.begin) + function.way(words.end, chunk.end)
