@@ -98,7 +98,7 @@ def fresh_compiler():
 
 
 @pytest.fixture(scope="session")
-def results(tmp_path_factory):
+def tiny_results(tmp_path_factory):
     """A results file of benchmarks.speed."""
     from benchmark_results import measure_tiny
 

@@ -10,19 +10,19 @@ from benchmark_results import made_up, memory_rows, row
 from benchmarks import call_cost, memory, memory_table, readme, report, tables
 
 
-def test_plots_are_written_as_svg_from_a_run(results, tmp_path):
+def test_plots_are_written_as_svg_from_a_run(tiny_results, tmp_path):
     pytest.importorskip("matplotlib")
     from benchmarks import plot
 
-    assert plot.main([str(results), "--out", str(tmp_path)]) == 0
+    assert plot.main([str(tiny_results), "--out", str(tmp_path)]) == 0
     images = sorted(path.name for path in tmp_path.iterdir())
     assert images == [f"tiny-{name}.svg" for name in ("channels", "regions", "share")]
     for path in tmp_path.iterdir():
         text = path.read_text()
-        assert text.count("<svg") == 1 and report.digest(results) in text
+        assert text.count("<svg") == 1 and report.digest(tiny_results) in text
         assert "fill: #ffffff" not in text, "the background must be transparent"
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    plot.main([str(results), "--out", str(tmp_path)])
+    plot.main([str(tiny_results), "--out", str(tmp_path)])
     assert before == {path: path.read_bytes() for path in tmp_path.iterdir()}, "the same results, another file"
 
 
@@ -38,21 +38,21 @@ def test_memory_is_compared_with_the_version_of_each_kind_that_takes_least():
     assert memory_table.least(result | {"memory": None}) == {}, "counted without the scratch of cas_ext"
 
 
-def test_memory_of_a_run_is_drawn_on_cuda_only(results):
+def test_memory_of_a_run_is_drawn_on_cuda_only(tiny_results):
     pytest.importorskip("matplotlib")
     from benchmarks import plot
 
-    result = report.load(results)
+    result = report.load(tiny_results)
     assert result["memory"] == memory.counted_by("cpu")
     assert plot.memory_figure(result) is None
     assert plot.memory_figure(result | {"device_type": "cuda"}) is not None or result["memory"] is None
 
 
-def test_readme_check_detects_staleness(results, tmp_path, monkeypatch, capsys):
+def test_readme_check_detects_staleness(tiny_results, tmp_path, monkeypatch, capsys):
     pytest.importorskip("matplotlib")
     folder = tmp_path / "results"
     folder.mkdir()
-    (folder / "cpu.json").write_bytes(results.read_bytes())
+    (folder / "cpu.json").write_bytes(tiny_results.read_bytes())
     monkeypatch.setattr(readme, "ROOT", tmp_path)
     monkeypatch.setattr(readme, "RESULTS", folder)
     page = tmp_path / "README.md"

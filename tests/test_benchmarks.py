@@ -12,11 +12,11 @@ DESCRIBED = {"device", "torch", "cuda", "driver", "commit", "date", "command", "
 AXES = {"case", "dtype", "layout", "labels", "mask", "impl", "phase"}
 
 
-def test_results_have_the_documented_keys(results):
-    result = report.load(results)
+def test_results_have_the_documented_keys(tiny_results):
+    result = report.load(tiny_results)
     assert set(result) >= DESCRIBED and set(result["ceilings"]) == {"read_gbps", "copy_gbps"}
     assert result["threads"] == 1 and result["scale"] == "tiny" and result["rows"]
-    assert str(results) in result["command"]
+    assert str(tiny_results) in result["command"]
     for row in result["rows"]:
         assert set(row) >= AXES | FIGURES
         assert row["phase"] in cases.PHASES and row["dtype"] in cases.DTYPES and row["mask"] in cases.MASKS
@@ -24,8 +24,8 @@ def test_results_have_the_documented_keys(results):
         assert row["ms"] > 0 and row["share_of_ceiling"] > 0 and row["rel_error"] <= 1e-5 and row["note"] is None
 
 
-def test_results_hold_the_grid_that_was_asked_for(results):
-    rows = report.load(results)["rows"]
+def test_results_hold_the_grid_that_was_asked_for(tiny_results):
+    rows = report.load(tiny_results)["rows"]
     measured = {(row["case"], row["labels"], row["mask"]) for row in rows if row["impl"] == "cas_ext"}
     wanted = {
         (c, label, m)
