@@ -197,7 +197,7 @@ __global__ void __launch_bounds__(kWarpSize, kStripBlocks) accumulate_strips_ker
     store(ahead, 0);
     visit_labels(p.target, [&](const auto* stored) {
       using label_t = std::remove_cv_t<std::remove_reference_t<decltype(*stored)>>;
-      constexpr unsigned kRoom = sizeof(value_t) < sizeof(float) ? 32 : 64;  // bytes: registers that are left
+      constexpr unsigned kRoom = sizeof(value_t) < sizeof(float) ? 16 : 64;  // bytes: registers that are left
       constexpr LabelLoads kLabels(V, Strip::kPixels, sizeof(label_t), kRoom);
       constexpr unsigned L = kLabels.neighbours, kAtOnce = kLabels.at_once;
       const unsigned place = thread_again() * L;
