@@ -1,4 +1,4 @@
-"""A small network that ends in its loss, and a few steps of its training, for tests of compilers."""
+"""A small network that ends in its loss, and a few steps of its training, for tests of what is wrapped around them."""
 
 from __future__ import annotations
 
